@@ -1,0 +1,674 @@
+"""The backend of a campus mini-program: rooms to open, find, join and talk in, over HTTP."""
+
+import ipaddress
+import json
+import logging
+import os
+import re
+import select
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from functools import partial
+from pathlib import Path
+from time import monotonic, perf_counter
+from time import time as now
+from urllib.parse import quote
+
+from bottle import Bottle, HTTPError, request, response
+from peewee import DatabaseError
+from waitress import create_server, wasyncore
+
+import backup
+import models
+from models import Clock, Refused, Room, Unusable, User, fault, open_database, reading, writing
+from search import find
+
+__version__ = "1.0.0"
+
+BODY_AT_MOST = 64 * 1024  # bytes
+KEY_AT_MOST = 60  # characters
+LIMIT_AT_MOST = 500  # rows on a page
+OPTIONAL = {"limit": 100, "before": None, "after": None}
+
+# Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
+BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+DIGITS = re.compile("[0-9０-９]+")
+
+STOP_WITHIN = 30  # seconds
+STUCK_AFTER = 30  # seconds
+# What waitress reads of a request, in bytes: far more than ours, so that a photograph sent by
+# mistake has our answer too.
+REQUEST_AT_MOST = 16 * 1024 * 1024
+
+log = logging.getLogger("roomapp")
+app = Bottle()
+
+
+# 一、用户
+
+
+@app.post("/usr/complete")
+def complete():
+    openid, sex, preference = received("openid", "sex", "preference")
+    with writing():
+        User.complete(openid, sex, preference)
+    return done()
+
+
+@app.post("/usr/info")
+def info():
+    (openid,) = received("openid")
+    user = User.known_as(openid)
+    return done(sex=user.sex, preference=user.preference)
+
+
+@app.post("/usr/roomlist1")
+def roomlist1():
+    openid, limit, before = received("openid", "limit", "before")
+    return rooms(Room.owned_by(openid), limit, before)
+
+
+@app.post("/usr/roomlist2")
+def roomlist2():
+    openid, limit, before = received("openid", "limit", "before")
+    return rooms(Room.joined_by(openid), limit, before)
+
+
+@app.post("/usr/join")
+def join():
+    room_id, openid = received("room_id", "openid")
+    with writing():
+        Room.numbered(room_id).admit(openid)
+    return done()
+
+
+# 二、房间
+
+
+@app.post("/room/section")
+def section():
+    section, limit, before = received("section", "limit", "before")
+    return rooms(Room.in_section(section), limit, before)
+
+
+@app.post("/room/add")
+def add():
+    name, section, description, owner = received("name", "section", "description", "room_owner_id")
+    with writing():
+        room = Room.open(name, section, description, owner)
+    return done(room_id=room.room_id)
+
+
+@app.post("/room/kick")
+def kick():
+    room_id, openid = received("room_id", "openid")
+    with writing():
+        Room.numbered(room_id).remove(openid)
+    return done()
+
+
+@app.post("/room/delete")
+def delete():
+    room_id, openid = received("room_id", "openid")
+    with writing():
+        Room.numbered(room_id).close(openid)
+    return done()
+
+
+@app.post("/room/get_message")
+def get_message():
+    room_id, limit, before, after = received("room_id", "limit", "before", "after")
+    with reading():
+        messages, has_more = page(Room.numbered(room_id).said(before, after), limit)
+    messages.sort(key=lambda message: message.message_id)
+    return done(messages=[message.shown() for message in messages], has_more=has_more)
+
+
+@app.post("/room/send_message")
+def send_message():
+    room_id, openid, message = received("room_id", "openid", "message")
+    with writing():
+        posted = Room.numbered(room_id).post(openid, message)
+    return done(message_id=posted.message_id, time=posted.time)
+
+
+# 三、其他
+
+
+@app.post("/search")
+def search():
+    key, limit = received("key", "limit")
+    return rooms(find(key), limit)
+
+
+@app.get("/time")
+def time():
+    return done(last_time=models.rfc3339(Clock.read()))
+
+
+# What is answered
+
+
+def rooms(query, limit, before=None):
+    """Answer with the first `limit` rooms of a query, or with those older than `before`."""
+    if before is not None:
+        query = query.where(Room.room_id < before)
+    found, has_more = page(query, limit)
+    return done(rooms=[room.shown() for room in found], has_more=has_more)
+
+
+def page(query, limit):
+    """The first `limit` rows of a query, and whether there are more."""
+    rows = list(query.limit(limit + 1))
+    return rows[:limit], len(rows) > limit
+
+
+def done(**fields):
+    return answer(200, response_code=1, **fields)
+
+
+def failed(error, **more):
+    """Answer a request that cannot be done: `error` is a key of ERRORS."""
+    status, detail = ERRORS[error]
+    return answer(status, **{"response_code": 0, "error": error, "detail": detail} | more)
+
+
+def answer(status, **fields):
+    response.status = status
+    response.content_type = "application/json"
+    response.set_header("Cache-Control", "no-store")
+    response.set_header("X-Content-Type-Options", "nosniff")
+    return json.dumps(fields, ensure_ascii=False)
+
+
+# In the order in which they are looked for. What the mini-program shows in a toast is Chinese.
+ERRORS = {
+    "not_found": (404, "没有这个接口"),
+    "method_not_allowed": (405, "这个接口不支持这种请求方法"),
+    "too_large": (413, "提交的内容太大，不能超过 64 KiB"),
+    "invalid_json": (400, "提交的内容不是正确的 JSON 对象"),
+    "invalid_field": (400, "提交的内容填写有误"),
+    "room_not_found": (404, "房间不存在或已被删除"),
+    "user_not_found": (404, "该用户还没有完善个人信息"),
+    "member_not_found": (404, "该用户不在这个房间里"),
+    "not_owner": (403, "只有房主才能这样做"),
+    "not_member": (403, "请先加入这个房间"),
+    "room_full": (409, "房间已满"),
+    "owner_cannot_leave": (409, "房主不能离开自己的房间，可以删除房间"),
+    "server_error": (500, "服务器出错了，请稍后再试"),
+    "database_busy": (503, "服务器正忙，请稍后再试"),
+}
+
+
+@app.install
+def refusing(handler):
+    """Let a refusal from anywhere below become its answer."""
+
+    def answered():
+        try:
+            open_at_first_use()
+            return handler()
+        except Refused as refusal:
+            return failed(refusal.error, **refusal.more)
+        except (DatabaseError, sqlite3.DatabaseError, Unusable) as error:
+            return failed(fault(error))
+
+    return answered
+
+
+@app.hook("before_request")
+def only_known_urls():
+    """Bottle drops the bytes of a path that are not UTF-8; no url of ours has such bytes."""
+    if not request.environ["bottle.raw_path"].isascii():
+        raise HTTPError(404)
+
+
+@app.error(400)  # what should have been chunks
+@app.error(404)
+@app.error(405)
+@app.error(500)
+def failed_in_bottle(error):
+    """Give Bottle's own errors the form of ours; of a 500 it has logged the traceback."""
+    found = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed"}
+    return failed(found.get(error.status_code, "server_error"))
+
+
+# What is received
+
+
+def received(*fields):
+    """The named fields of the request's JSON, each read and checked, in this order."""
+    sent = received_object()
+    values = [read(field, sent) for field in fields]
+    if "after" in fields and {"before", "after"} <= sent.keys():
+        raise Refused("invalid_field", field="after", detail="before 和 after 不能同时使用")
+    return values
+
+
+def received_object():
+    try:
+        sent = json.loads(received_bytes().decode(), parse_int=whole, parse_constant=no_number)
+        json.dumps(sent, ensure_ascii=False).encode()  # a lone surrogate is no character
+    except (ValueError, RecursionError):
+        raise Refused("invalid_json") from None
+    if not isinstance(sent, dict):
+        raise Refused("invalid_json")
+    return sent
+
+
+def received_bytes():
+    if request.content_length > BODY_AT_MOST:
+        raise Refused("too_large")
+    # Where the server has put chunks together, Bottle would look for them once more.
+    ends = request.environ.get("wsgi.input_terminated")
+    body = request.environ["wsgi.input"] if ends else request.body
+    content = body.read(BODY_AT_MOST + 1)
+    if len(content) > BODY_AT_MOST:
+        raise Refused("too_large")
+    return content
+
+
+def read(field, sent):
+    if field in OPTIONAL and field not in sent:
+        return OPTIONAL[field]
+    reader, rule = FIELDS[field]
+    try:
+        return reader(sent.get(field))
+    except ValueError:
+        raise Refused("invalid_field", field=field, detail=rule) from None
+
+
+# A reader takes what was sent and returns what it stands for, or raises ValueError.
+
+
+def openid(value):
+    if " " in text(value, models.OPENID_AT_MOST) or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def sex(value):
+    """WeChat's code (1 男, 2 女, 0 未知), or a text."""
+    if type(value) is int and value in (0, 1, 2):
+        return value
+    return nonblank(value, models.SEX_AT_MOST)
+
+
+def preference(value):
+    if not isinstance(value, list) or len(value) > models.PREFERENCES_AT_MOST:
+        raise ValueError
+    return [nonblank(each, models.PREFERENCE_AT_MOST) for each in value]
+
+
+def section_name(value):
+    """A line, or a picker's index, which stands for its digits."""
+    return line(str(value) if type(value) is int else value, models.SECTION_AT_MOST)
+
+
+def key(value):
+    """A number, however it is written, or a line. A number that no room can have becomes 0."""
+    if type(value) is float:
+        value = int(value) if value.is_integer() else 0
+    if type(value) is int:
+        return number(max(value, 0), at_least=0)
+    value = line(value, KEY_AT_MOST)
+    return number(value, at_least=0) if DIGITS.fullmatch(value) else value
+
+
+def limit(value):
+    value = number(value)
+    if value > LIMIT_AT_MOST:
+        raise ValueError
+    return value
+
+
+def number(value, at_least=1):
+    """An integer or a string of digits. One too large for any row becomes the largest."""
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        value = whole(value.lstrip("0０") or "0")
+    if type(value) is not int or value < at_least:
+        raise ValueError
+    return min(value, models.ID_AT_MOST)
+
+
+def whole(digits):
+    """The integer, cut where it is too large for anything: Python refuses thousands of digits."""
+    return int(digits[:60])
+
+
+def no_number(name):
+    raise ValueError(f"{name} is not JSON")
+
+
+def line(value, at_most):
+    """One line, surrounding blanks cut off."""
+    return text(value.strip(BLANKS) if isinstance(value, str) else value, at_most)
+
+
+def nonblank(value, at_most, controls=CONTROLS):
+    """A text as it was sent, but not only blanks."""
+    if not text(value, at_most, controls=controls).strip(BLANKS):
+        raise ValueError
+    return value
+
+
+def text(value, at_most, at_least=1, controls=CONTROLS):
+    if not isinstance(value, str) or not at_least <= len(value) <= at_most:
+        raise ValueError
+    if controls.search(value):
+        raise ValueError
+    return value
+
+
+# Each field of the document: its one reader, and the rule that a toast shows.
+FIELDS = {
+    "openid": (openid, f"openid 应为 1–{models.OPENID_AT_MOST} 个可见字符，不含空格"),
+    "sex": (sex, f"性别应为 0、1、2 或 1–{models.SEX_AT_MOST} 个字的文字"),
+    "preference": (
+        preference,
+        f"偏好最多 {models.PREFERENCES_AT_MOST} 项，每项 1–{models.PREFERENCE_AT_MOST} 个字",
+    ),
+    "room_id": (number, "房间号应为正整数"),
+    "name": (
+        partial(line, at_most=models.NAME_AT_MOST),
+        f"房间名应为 1–{models.NAME_AT_MOST} 个字，不能换行",
+    ),
+    "section": (section_name, f"分区名应为 1–{models.SECTION_AT_MOST} 个字，不能换行"),
+    "description": (
+        partial(text, at_most=models.DESCRIPTION_AT_MOST, at_least=0, controls=CONTROLS_BUT_BREAKS),
+        f"房间描述最多 {models.DESCRIPTION_AT_MOST} 个字，可以为空",
+    ),
+    "room_owner_id": (
+        openid,
+        f"room_owner_id 应为 1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
+    ),
+    "message": (
+        partial(nonblank, at_most=models.MESSAGE_AT_MOST, controls=CONTROLS_BUT_BREAKS),
+        f"留言应为 1–{models.MESSAGE_AT_MOST} 个字，不能全是空白",
+    ),
+    "key": (key, f"搜索内容应为房间号或 1–{KEY_AT_MOST} 个字的文字"),
+    "limit": (limit, f"limit 应为 1–{LIMIT_AT_MOST} 的整数"),
+    "before": (number, "before 应为正整数"),
+    "after": (partial(number, at_least=0), "after 应为 0 或正整数"),
+}
+
+
+# How it is run
+
+
+def port(value):
+    if not (value.isdecimal() and int(value) < 65536):
+        raise ArgumentTypeError(f"{value!r} is not a port number, 0 to 65535")
+    return int(value)
+
+
+def threads(value):
+    if not (value.isdecimal() and 1 <= int(value) <= 100):
+        raise ArgumentTypeError(f"{value!r} is not a number of threads, 1 to 100")
+    return int(value)
+
+
+# option: (default, what reads it, what it is)
+OPTIONS = {
+    "host": ("127.0.0.1", str, "address to listen on; 0.0.0.0 is every address of this machine"),
+    "port": ("8080", port, "port to listen on; 0 takes a free one"),
+    "database": (
+        Path(__file__).with_name("data") / "roomapp.db",
+        Path,
+        "SQLite file that keeps the data, made when it is missing",
+    ),
+    "threads": ("8", threads, "how many requests are answered at the same time"),
+}
+
+
+def configured(option):
+    """What the environment says of an option, as text, or else its default."""
+    default, _, _ = OPTIONS[option]
+    return os.environ.get(variable(option)) or str(default)
+
+
+def variable(option):
+    return f"ROOMAPP_{option.upper()}"
+
+
+class Arguments(ArgumentParser):
+    def error(self, message):
+        """Say what is wrong in one line, without argparse's usage text, and exit with 2."""
+        for option in OPTIONS:
+            message = message.replace(f"argument --{option}:", f"--{option} or {variable(option)}:")
+        self.exit(2, f"roomapp: {' '.join(message.split())}\n")
+
+
+# command: (what runs it with the options, what it does)
+COMMANDS = {
+    "backup": (
+        lambda options: backup.backup(options.database, options.file),
+        "copy the database to a new file, also while the service runs",
+    ),
+    "restore": (
+        lambda options: backup.restore(options.database, options.file),
+        "put a copy of a file in the place of the database, while the service is stopped",
+    ),
+    "check": (
+        lambda options: backup.check(options.database),
+        "tell how the database is, and exit with 1 when it is damaged",
+    ),
+}
+
+
+def arguments():
+    parser = Arguments(
+        description="Serve the rooms of a campus mini-program over HTTP, until Ctrl-C.",
+        epilog="Each option can also be set by the environment variable named with it.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    for option in OPTIONS:
+        add_option(parser, option, default=configured(option))
+    parser.add_argument("--quiet", action="store_true", help="do not log the requests")
+    parser.add_argument("--version", action="version", version=f"roomapp {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (run_command, what) in COMMANDS.items():
+        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        if name != "check":
+            command.add_argument("file", type=Path)
+        # No default here: it would win over what stands before the command.
+        add_option(command, "database", default=SUPPRESS)
+        command.set_defaults(run=run_command)
+    return parser
+
+
+def add_option(parser, option, default):
+    _, reader, what = OPTIONS[option]
+    told = f"{what} ({variable(option)}; {configured(option)})".replace("%", "%%")
+    parser.add_argument(f"--{option}", type=reader, default=default, help=told)
+
+
+opening = threading.Lock()
+
+
+def open_at_first_use():
+    """Open the database where no main() has done so: under another WSGI server."""
+    with opening:
+        if models.database.deferred:
+            open_database(Path(configured("database")))
+
+
+def main():
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be of the console's letters
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
+    parser = arguments()
+    try:
+        options = parser.parse_args()
+        options.run(options)
+    except Unusable as problem:
+        parser.error(str(problem))
+    except KeyboardInterrupt:
+        parser.error("interrupted")
+
+
+def run(options):
+    """Serve until SIGTERM or Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())  # nothing has been received yet
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    listener = listen(options.host, options.port)
+    open_database(options.database)
+    server = serving(app if options.quiet else logged(app), listener, options.threads)
+    stopping = stop_at_signals(server)
+    announce(server, options.database)
+    serve(server, stopping)
+    models.database.close()  # the last to do so folds the log into the file
+
+
+def listen(host, port):
+    """A socket on the first address that `host` stands for, IPv4 before IPv6."""
+    try:
+        family, _, _, _, address = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        return socket.create_server(address, family=family)
+    except (OSError, UnicodeError) as error:
+        raise Unusable(f"cannot listen on host {host}, port {port}: {error}") from None
+
+
+def serving(app, listener, threads):
+    logging.getLogger("waitress").setLevel(logging.WARNING)  # that a client left is no news,
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # nor that one waits for a thread
+    return create_server(
+        app,
+        map=wasyncore.socket_map,
+        sockets=[listener],
+        threads=threads,
+        connection_limit=connections(),
+        max_request_body_size=REQUEST_AT_MOST,
+        max_request_header_size=32 * 1024,
+        inbuf_overflow=BODY_AT_MOST,  # what is larger waits for its refusal in a file
+        log_socket_errors=False,  # phones come and go
+    )
+
+
+def connections():
+    """How many clients may stay connected, once the limit of open files is raised for them."""
+    try:
+        import resource
+    except ImportError:  # Windows, whose select() watches 512 sockets
+        return 400
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = 10_240  # as many as macOS allows
+    if hard != resource.RLIM_INFINITY:
+        descriptors = min(descriptors, hard)
+    if soft != resource.RLIM_INFINITY and soft < descriptors:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    return descriptors // 2  # a large body takes a second one, for its temporary file
+
+
+def logged(app):
+    """Log each request in a line, but not its query or body: openids and messages stay private."""
+
+    def logging_app(environ, start_response):
+        started = perf_counter()
+        path = quote(environ["PATH_INFO"][:200], encoding="latin-1")
+        asked = f"{environ['REQUEST_METHOD'][:20]} {path}"
+
+        def start_and_log(status, headers, exc_info=None):
+            log.info("%s %s %.1f ms", asked, status[:3], (perf_counter() - started) * 1000)
+            return start_response(status, headers, exc_info)
+
+        return app(environ, start_and_log)
+
+    return logging_app
+
+
+def stop_at_signals(server):
+    """An event that SIGTERM and Ctrl-C set."""
+    stopping = threading.Event()
+
+    def stop(*_):
+        stopping.set()
+        server.pull_trigger()  # wakes the loop
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return stopping
+
+
+def announce(server, database):
+    address = ipaddress.ip_address(server.effective_host)
+    if address.is_unspecified:
+        host = "127.0.0.1" if address.version == 4 else "::1"
+    else:
+        host = str(address)
+    link = f"http://{f'[{host}]' if ':' in host else host}:{server.effective_port}/time"
+    print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
+    if not address.is_loopback:
+        log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
+
+
+def serve(server, stopping):
+    """Answer until `stopping`, then every request that was received whole, for STOP_WITHIN.
+
+    waitress's own way to stop would drop the requests that wait for a thread.
+    """
+    turn = partial(wasyncore.loop, use_poll=True, count=1)
+    while not stopping.is_set():
+        turn(timeout=1)
+        drop_the_stuck(server)
+    deadline = monotonic() + STOP_WITHIN
+    take_in_the_last(server)
+    while server.active_channels and monotonic() < deadline:
+        for channel in list(server.active_channels.values()):
+            say_goodbye(channel)
+        turn(timeout=0.1)
+    server.task_dispatcher.shutdown(timeout=deadline - monotonic())
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():  # each closes its connection as it ends
+            thread.join(max(0, deadline - monotonic()))
+
+
+def drop_the_stuck(server):
+    """Close connections whose clients take nothing of a long answer, on which threads wait."""
+    for channel in list(server.active_channels.values()):
+        if channel.total_outbufs_len and channel.last_activity < now() - STUCK_AFTER:
+            channel.handle_close()
+
+
+def take_in_the_last(server):
+    """Accept and read what has reached this machine, and close the door."""
+    for _ in range(server.adj.backlog):
+        if not select.select([server.socket], [], [], 0)[0]:
+            break
+        server.handle_accept()
+    wasyncore.dispatcher.close(server)  # but not the trigger that wakes the loop
+    for channel in list(server.active_channels.values()):
+        for _ in range(REQUEST_AT_MOST // server.adj.recv_bytes):
+            if not more_came(channel.socket):
+                break
+            channel.handle_read()
+
+
+def more_came(connection):
+    """Whether something has come that was not read, other than the end."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+def say_goodbye(channel):
+    """Let a connection end with the answer to its last request, and tell the client so."""
+    with channel.requests_lock:
+        if channel.requests:
+            channel.requests[-1].headers["CONNECTION"] = "close"
+        else:
+            channel.close_when_flushed = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A fresh database for each test, and a client that speaks HTTP to the service in process."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from webtest import TestApp
+
+from models import database, open_database
+from roomapp import app
+from serving import servers
+
+
+@pytest.fixture
+def database_file(tmp_path):
+    file = tmp_path / "roomapp.db"
+    open_database(file)
+    yield file
+    database.close()
+    database.init(None)
+
+
+@pytest.fixture
+def client(database_file):
+    return TestApp(app)
+
+
+@pytest.fixture
+def post(client):
+    """Send fields as JSON; the answer is a webtest response whatever its status."""
+
+    def post(url, **fields):
+        return client.post_json(url, fields, expect_errors=True)
+
+    return post
+
+
+@pytest.fixture
+def last_time(client):
+    return lambda: client.get("/time").json["last_time"]
+
+
+@pytest.fixture
+def kept(database_file):
+    """Everything in the database, as SQL, to be compared."""
+
+    def kept():
+        connection = sqlite3.connect(database_file)
+        try:
+            return list(connection.iterdump())
+        finally:
+            connection.close()
+
+    return kept
+
+
+@pytest.fixture
+def open_room(post):
+    """Open a room and answer with its room_id."""
+
+    def open_room(room_owner_id="ming", name="一起自习", section="学习", description="图书馆"):
+        answer = post(
+            "/room/add",
+            name=name,
+            section=section,
+            description=description,
+            room_owner_id=room_owner_id,
+        )
+        assert answer.json["response_code"] == 1, answer.json
+        return answer.json["room_id"]
+
+    return open_room
+
+
+@pytest.fixture
+def room(open_room, post):
+    """A room that ming opened and hong joined."""
+    room_id = open_room()
+    post("/usr/join", room_id=room_id, openid="hong")
+    return room_id
+
+
+@pytest.fixture
+def seen(post):
+    """A room as clients see it, or None when it is gone."""
+
+    def seen(room_id):
+        rooms = post("/search", key=room_id).json["rooms"]
+        return rooms[0] if rooms else None
+
+    return seen
+
+
+@pytest.fixture
+def refused():
+    """Check that an answer is a refusal of the one form there is."""
+
+    def refused(answer, status, error, field=None):
+        assert answer.status_int == status, answer.text
+        assert answer.content_type == "application/json"
+        assert answer.json["response_code"] == 0
+        assert answer.json["error"] == error
+        assert any("\u4e00" <= character <= "\u9fff" for character in answer.json["detail"])
+        assert answer.json.get("field") == field
+        assert answer.json.keys() <= {"response_code", "error", "detail", "field"}
+
+    return refused
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a server on a free port with a database of this test."""
+    with servers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def held(tmp_path):
+    """Another program that holds the database, so that every writer has to wait, until it ends."""
+    with closing(sqlite3.connect(tmp_path / "roomapp.db", isolation_level=None)) as other:
+        yield other

@@ -1,0 +1,216 @@
+"""When the disk, the file or the clock fails: a documented error, a line that helps, no restart."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from serving import PROJECT, answered, command, linux, made, refused_to_start
+
+# Root may write what is read-only; without this capability not even root may.
+MORTAL = ["setpriv", "--bounding-set=-dac_override"]
+needs_setpriv = pytest.mark.skipif(not shutil.which(MORTAL[0]), reason="needs setpriv")
+
+
+@pytest.fixture
+def talk(start):
+    """Send messages until one is not done; the message_ids of those that are, and that answer."""
+
+    def talk(server, at_most=2000):
+        message_ids = []
+        for _ in range(at_most):
+            fields = {"room_id": 1, "openid": "ming", "message": "长" * 1900}
+            status, answer = server.request("POST", "/room/send_message", json.dumps(fields))
+            if answer["response_code"] != 1:
+                return message_ids, (status, answer["error"])
+            message_ids.append(answer["message_id"])
+        return message_ids, None
+
+    return talk
+
+
+def kept(server):
+    """The message_ids of room 1."""
+    found, answer = [], {"has_more": True}
+    while answer["has_more"]:
+        answer = server.post("/room/get_message", room_id=1, after=max(found, default=0), limit=500)
+        found += [message["message_id"] for message in answer["messages"]]
+    return found
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs to be allowed to mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing_and_serves_again_when_there_is_room(small_disk, start, talk):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(400_000))
+    server = start("--database", small_disk / "roomapp.db", "--quiet")
+    server.open_room()
+    before, refusal = talk(server)
+    assert refusal == (500, "server_error")
+    assert "free some space" in server.log.read_text()
+    assert server.request("GET", "/time")[0] == 200
+    assert kept(server) == before
+    ballast.unlink()
+    after, _ = talk(server, at_most=5)
+    assert len(after) == 5
+    assert kept(server) == before + after
+    assert server.stop() == 0
+    with closing(sqlite3.connect(small_disk / "roomapp.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@linux
+def test_a_limit_of_the_file_size_loses_nothing_and_serves_again_without_it(start, talk):
+    import resource
+
+    server = start("--quiet")
+    server.open_room()
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (300_000, hard))
+    before, refusal = talk(server)
+    assert refusal == (500, "server_error")
+    assert "disk is full or failing" in server.log.read_text()
+    assert server.request("GET", "/time")[0] == 200
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    after, _ = talk(server, at_most=5)
+    assert len(after) == 5
+    assert kept(server) == before + after
+
+
+@needs_setpriv
+def test_a_file_that_becomes_read_only_serves_again_when_it_can_be_written(start, talk, tmp_path):
+    file = tmp_path / "roomapp.db"
+    options = ["--port=0", f"--database={file}", "--quiet", "--threads=2"]
+    server = start(arguments=[*MORTAL, *command(*options)])
+    # Not even a request has opened it, so that every thread finds it as it is now.
+    file.chmod(0o444)
+    fields = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
+    status, answer = server.request("POST", "/room/add", json.dumps(fields))
+    assert (status, answer["error"]) == (500, "server_error")
+    assert "let the user of this service write" in server.log.read_text()
+    status, answer = server.request("GET", "/time")
+    assert (status, answer["error"]) == (500, "server_error")
+    file.chmod(0o644)
+    server.open_room()
+    assert len(talk(server, at_most=10)[0]) == 10
+
+
+@needs_setpriv
+def test_a_folder_that_becomes_read_only_disturbs_nobody(start, talk, tmp_path):
+    options = ["--port=0", f"--database={tmp_path / 'roomapp.db'}", "--quiet"]
+    server = start(arguments=[*MORTAL, *command(*options)])
+    tmp_path.chmod(0o555)
+    try:
+        server.open_room()
+        message_ids, _ = talk(server, at_most=10)
+        assert kept(server) == message_ids
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@needs_setpriv
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_server_does_not_start_on_what_it_cannot_write(tmp_path, what):
+    file = tmp_path / "roomapp.db"
+    if what == "file":
+        made(file)
+        file.chmod(0o444)
+    else:
+        tmp_path.chmod(0o555)
+    try:
+        line = refused_to_start("--port=0", "--database", file, before=MORTAL)
+        assert str(file) in line
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.slow
+def test_a_database_held_by_another_program_is_busy_and_later_serves_again(start, held):
+    server = start("--threads", 4)
+    profile = {"openid": "ming", "sex": 1, "preference": []}
+    held.execute("BEGIN IMMEDIATE")
+    waiting = [server.send("/usr/complete", **profile) for _ in range(3)]
+    assert server.request("GET", "/time")[0] == 200, "who only reads does not wait"
+    for connection in waiting:
+        status, answer = answered(connection)
+        assert (status, answer["error"]) == (503, "database_busy")
+        connection.close()
+    held.execute("ROLLBACK")
+    assert "another program holds the file" in server.log.read_text()
+    assert server.post("/usr/info", openid="ming")["error"] == "user_not_found"
+    assert server.post("/usr/complete", **profile) == {"response_code": 1}
+
+
+def test_a_file_that_becomes_garbage_is_told_and_serves_again_when_it_is_back(start, tmp_path):
+    file = tmp_path / "roomapp.db"
+    server = start()
+    room_id = server.open_room()
+    server.stop()
+    sound = file.read_bytes()
+    server = start("--quiet")  # no thread has looked at the file yet
+    file.write_bytes(os.urandom(len(sound)))
+    for method, url, body in [("GET", "/time", None), ("POST", "/search", '{"key": 1}')]:
+        status, answer = server.request(method, url, body)
+        assert (status, answer["error"]) == (500, "server_error")
+    assert "restore a backup" in server.log.read_text()
+    file.write_bytes(sound)
+    assert server.post("/search", key=room_id)["rooms"][0]["room_id"] == room_id
+    assert server.post("/usr/join", room_id=room_id, openid="hong") == {"response_code": 1}
+
+
+def test_a_file_that_goes_away_serves_again_when_it_is_back(start, tmp_path):
+    file = tmp_path / "roomapp.db"
+    server = start("--threads=3")
+    away = [each.rename(f"{each}.away") for each in tmp_path.glob("roomapp.db*")]
+    for _ in range(4):
+        status, answer = server.request("GET", "/time")
+        assert (status, answer["error"]) == (500, "server_error")
+    assert "bring them back" in server.log.read_text()
+    assert not file.exists(), "no other one is made"
+    for each in away:
+        each.rename(str(each).removesuffix(".away"))
+    for _ in range(6):
+        assert server.open_room()
+
+
+def test_a_clock_that_jumps_back_an_hour_does_not_turn_back_the_times(start, tmp_path):
+    """The system's clock is moved for the server alone, by a file."""
+    jump = tmp_path / "jump"
+    jump.write_text("0")
+    moved = f"""if True:
+        import pathlib, sys, time
+        jump = pathlib.Path({str(jump)!r})
+        real, real_ns = time.time, time.time_ns
+        time.time = lambda: real() + int(jump.read_text() or 0)
+        time.time_ns = lambda: real_ns() + int(jump.read_text() or 0) * 10**9
+        sys.path.insert(0, {str(PROJECT)!r})
+        import roomapp
+        roomapp.main()
+    """
+    options = ["--port=0", f"--database={tmp_path / 'roomapp.db'}"]
+    server = start(arguments=[sys.executable, "-c", moved, *options])
+    room_id = server.open_room()
+    times = [server.request("GET", "/time")[1]["last_time"]]
+    for seconds in (0, 3600, 0, -3600, 0):
+        jump.write_text(str(seconds))
+        for _ in range(3):
+            sent = server.post("/room/send_message", room_id=room_id, openid="ming", message="嗨")
+            times.append(sent["time"])
+            assert server.request("GET", "/time")[1]["last_time"] == sent["time"]
+    assert times == sorted(set(times))
+    messages = server.post("/room/get_message", room_id=room_id)["messages"]
+    assert [message["time"] for message in messages] == times[1:]

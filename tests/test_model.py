@@ -1,0 +1,270 @@
+"""Random lives of users and rooms, compared answer by answer with a model in plain Python."""
+
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+from webtest import TestApp
+
+from models import database, open_database
+from roomapp import app
+
+people = st.sampled_from(["ming", "hong", "gang"])
+words = st.sampled_from(
+    ["LOL", "ｌｏｌ", "开黑", "王者", "100%", "a_b", "C++", "🎮", "lol 开黑", "Straße"]
+)
+limits = st.none() | st.integers(1, 4)
+
+
+def folded(text):
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+class Room:
+    def __init__(self, room_id, name, section, description, owner):
+        self.room_id = room_id
+        self.name = name
+        self.section = section
+        self.description = description
+        self.members = [owner]
+        self.messages = []
+
+    def shown(self):
+        return {
+            "room_id": self.room_id,
+            "name": self.name,
+            "section": self.section,
+            "description": self.description,
+            "room_owner_id": self.members[0],
+            "users_id": self.members,
+            "state": int(len(self.members) > 1),
+        }
+
+    def rank(self, key):
+        """How well a key finds this room, the least first; None if it does not."""
+        name, section, description = map(folded, (self.name, self.section, self.description))
+        parts = folded(key).split()
+        if name == folded(key):
+            return 0
+        for rank, fields in enumerate([[name], [name, section], [name, section, description]], 1):
+            if all(any(part in field for field in fields) for part in parts):
+                return rank
+        return None
+
+
+class Lives(RuleBasedStateMachine):
+    rooms = Bundle("rooms")
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        open_database(Path(self.folder.name) / "roomapp.db")
+        self.client = TestApp(app)
+        self.profiles = {}
+        self.living = {}
+        self.opened = 0
+        self.last_time = self.client.get("/time").json["last_time"]
+        self.changed = False
+
+    @initialize(
+        target=rooms, texts=st.lists(st.tuples(words, words, words), min_size=4, max_size=8)
+    )
+    def an_evening(self, texts):
+        """Some rooms are there already, and hong talks in each."""
+        room_ids = [self.add("ming", *each) for each in texts]
+        for room_id in room_ids:
+            self.join(room_id, "hong")
+            for message in ("在吗", "在", "来"):
+                self.send_message(room_id, "hong", message)
+        return multiple(*room_ids)
+
+    def teardown(self):
+        database.close()
+        database.init(None)
+        self.folder.cleanup()
+
+    def post(self, url, **fields):
+        return self.client.post_json(url, fields, expect_errors=True)
+
+    def done(self, url, changes=True, **fields):
+        """Send what the model says can be done; the answer without its response_code."""
+        answer = self.post(url, **fields).json
+        assert answer.pop("response_code") == 1, answer
+        self.changed |= changes
+        return answer
+
+    def refused(self, error, url, **fields):
+        assert self.post(url, **fields).json["error"] == error
+
+    @invariant()
+    def the_time_moves_with_every_change_and_only_then(self):
+        last_time = self.client.get("/time").json["last_time"]
+        if self.changed:
+            assert last_time > self.last_time
+        else:
+            assert last_time == self.last_time
+        self.last_time = last_time
+        self.changed = False
+
+    @rule(openid=people, sex=st.sampled_from([0, 1, "1", "男"]), preference=st.lists(words))
+    def complete(self, openid, sex, preference):
+        changes = self.profiles.get(openid) != (sex, preference)
+        fields = {"openid": openid, "sex": sex, "preference": preference}
+        assert self.done("/usr/complete", changes, **fields) == {}
+        self.profiles[openid] = (sex, preference)
+
+    @rule(openid=people)
+    def info(self, openid):
+        if openid not in self.profiles:
+            return self.refused("user_not_found", "/usr/info", openid=openid)
+        sex, preference = self.profiles[openid]
+        answer = self.done("/usr/info", changes=False, openid=openid)
+        assert answer == {"sex": sex, "preference": preference}
+
+    @rule(target=rooms, owner=people, name=words, section=words, description=words | st.just(""))
+    def add(self, owner, name, section, description):
+        texts = {"name": name, "section": section, "description": description}
+        answer = self.done("/room/add", **texts, room_owner_id=owner)
+        self.opened += 1
+        assert answer == {"room_id": self.opened}
+        self.living[self.opened] = Room(self.opened, **texts, owner=owner)
+        return self.opened
+
+    @rule(room_id=rooms, openid=people)
+    def join(self, room_id, openid):
+        room = self.living.get(room_id)
+        if room is None:
+            return self.refused("room_not_found", "/usr/join", room_id=room_id, openid=openid)
+        new = openid not in room.members
+        assert self.done("/usr/join", new, room_id=room_id, openid=openid) == {}
+        room.members += [openid] * new
+
+    @rule(room_id=rooms, openid=people)
+    def kick(self, room_id, openid):
+        room = self.living.get(room_id)
+        error = (
+            "room_not_found"
+            if room is None
+            else "member_not_found"
+            if openid not in room.members
+            else "owner_cannot_leave"
+            if openid == room.members[0]
+            else None
+        )
+        if error:
+            return self.refused(error, "/room/kick", room_id=room_id, openid=openid)
+        assert self.done("/room/kick", room_id=room_id, openid=openid) == {}
+        room.members.remove(openid)
+
+    @rule(room_id=rooms, openid=people)
+    def delete(self, room_id, openid):
+        room = self.living.get(room_id)
+        if room is None:
+            return self.refused("room_not_found", "/room/delete", room_id=room_id, openid=openid)
+        if openid != room.members[0]:
+            return self.refused("not_owner", "/room/delete", room_id=room_id, openid=openid)
+        assert self.done("/room/delete", room_id=room_id, openid=openid) == {}
+        del self.living[room_id]
+
+    @rule(room_id=rooms, openid=people, message=words)
+    def send_message(self, room_id, openid, message):
+        room = self.living.get(room_id)
+        fields = {"room_id": room_id, "openid": openid, "message": message}
+        if room is None or openid not in room.members:
+            error = "room_not_found" if room is None else "not_member"
+            return self.refused(error, "/room/send_message", **fields)
+        sent = self.done("/room/send_message", **fields)
+        earlier = [each["message_id"] for each in room.messages]
+        assert sent["message_id"] > max(earlier, default=0)
+        assert self.last_time < sent["time"]
+        room.messages.append({"openid": openid, "message": message, **sent})
+        assert self.client.get("/time").json["last_time"] == sent["time"]
+
+    @rule(room_id=rooms, limit=limits, place=st.integers(0, 5))
+    def get_message(self, room_id, limit, place):
+        room = self.living.get(room_id)
+        if room is None:
+            return self.refused("room_not_found", "/room/get_message", room_id=room_id)
+        ids = [each["message_id"] for each in room.messages] or [1]
+        border = ids[place % len(ids)]
+        older = [each for each in room.messages if each["message_id"] < border]
+        newer = [each for each in room.messages if each["message_id"] > border]
+        for found, page in [
+            (room.messages, {}),
+            (older, {"before": border}),
+            (newer, {"after": border}),
+        ]:
+            self.paged(found, room_id, limit, page)
+
+    def paged(self, found, room_id, limit, page):
+        asked = page | ({"limit": limit} if limit else {})
+        limit = limit or 100
+        answer = self.done("/room/get_message", changes=False, room_id=room_id, **asked)
+        messages = found[:limit] if "after" in page else found[-limit:]
+        assert answer == {"messages": messages, "has_more": len(found) > limit}
+
+    def listed(self, url, found, limit, **fields):
+        """Compare a list of rooms with those that the model finds, in order."""
+        asked = {"limit": limit} if limit else {}
+        limit = limit or 100
+        answer = self.done(url, changes=False, **asked, **fields)
+        rooms = [room.shown() for room in found[:limit]]
+        assert answer == {"rooms": rooms, "has_more": len(found) > limit}
+
+    def newest(self, condition, before):
+        rooms = sorted(self.living.values(), key=lambda room: -room.room_id)
+        return [room for room in rooms if condition(room) and (not before or room.room_id < before)]
+
+    @rule(openid=people, limit=limits, before=st.none() | st.integers(1, 9))
+    def roomlists(self, openid, limit, before):
+        page = {"limit": limit, "openid": openid} | ({"before": before} if before else {})
+        owned = self.newest(lambda room: room.members[0] == openid, before)
+        self.listed("/usr/roomlist1", owned, **page)
+        joined = self.newest(lambda room: openid in room.members[1:], before)
+        self.listed("/usr/roomlist2", joined, **page)
+
+    @rule(section=words, limit=limits, before=st.none() | st.integers(1, 9))
+    def section(self, section, limit, before):
+        found = self.newest(lambda room: folded(room.section) == folded(section), before)
+        page = {"before": before} if before else {}
+        self.listed("/room/section", found, limit, section=section, **page)
+
+    @rule(
+        key=words | st.sampled_from(["o", "l 开", "%", "_", "+ c", "王者 lol", "ss"]), limit=limits
+    )
+    def search(self, key, limit):
+        found = self.newest(lambda room: room.rank(key) is not None, before=None)
+        found.sort(key=lambda room: room.rank(key))
+        self.listed("/search", found, limit, key=key)
+
+    @rule(room_id=st.integers(0, 9))
+    def search_by_number(self, room_id):
+        found = [self.living[room_id]] if room_id in self.living else []
+        self.listed("/search", found, None, key=room_id)
+        self.listed("/search", found, None, key=f"0{room_id}")
+
+
+# What fails is not made shorter, which would take minutes.
+briefly = settings(
+    deadline=None, max_examples=12, stateful_step_count=40, phases=[Phase.explicit, Phase.generate]
+)
+
+
+class TestLives(Lives.TestCase):
+    settings = briefly
+
+
+@pytest.mark.slow
+class TestManyLives(Lives.TestCase):
+    settings = settings(briefly, max_examples=150)

@@ -1,0 +1,209 @@
+"""二、房间: sections, opening, taking out, deleting, messages."""
+
+import pytest
+
+
+@pytest.fixture
+def talk(post, room):
+    """Ten messages of ming and hong in a room; their message_ids."""
+    return [
+        post(
+            "/room/send_message",
+            room_id=room,
+            openid=("ming", "hong")[number % 2],
+            message=f"第 {number} 句",
+        ).json["message_id"]
+        for number in range(10)
+    ]
+
+
+@pytest.fixture
+def messages(post, room):
+    """The message_ids that get_message answers with, and has_more."""
+
+    def messages(**page):
+        answer = post("/room/get_message", room_id=room, **page).json
+        assert answer["response_code"] == 1, answer
+        return [each["message_id"] for each in answer["messages"]], answer["has_more"]
+
+    return messages
+
+
+def test_a_section_lists_its_rooms_newest_first(post, open_room):
+    first = open_room(section="羽毛球")
+    open_room(section="羽毛球 双打")
+    second = open_room(section="羽毛球")
+    rooms = post("/room/section", section="羽毛球").json["rooms"]
+    assert [each["room_id"] for each in rooms] == [second, first]
+
+
+@pytest.mark.parametrize(
+    ("section", "asked"),
+    [("LOL", "lol"), ("ＬＯＬ", "LOL"), ("Straße", "STRASSE"), ("a  b", " A\u3000b "), ("3", 3)],
+)
+def test_sections_are_compared_folded(post, open_room, section, asked):
+    room_id = open_room(section=section)
+    (room,) = post("/room/section", section=asked).json["rooms"]
+    assert (room["room_id"], room["section"]) == (room_id, section)
+
+
+def test_a_picker_index_is_a_section(post, open_room, seen):
+    room_id = open_room(section=3)
+    assert seen(room_id)["section"] == "3"
+
+
+def test_an_unknown_section_is_empty(post, room):
+    assert post("/room/section", section="没有").json == {
+        "response_code": 1,
+        "rooms": [],
+        "has_more": False,
+    }
+
+
+def test_a_section_comes_in_pages(post, open_room):
+    rooms = [open_room() for _ in range(3)]
+    page = post("/room/section", section="学习", limit=2).json
+    assert [each["room_id"] for each in page["rooms"]] == [rooms[2], rooms[1]]
+    assert page["has_more"] is True
+    page = post("/room/section", section="学习", limit=2, before=rooms[1]).json
+    assert [each["room_id"] for each in page["rooms"]] == [rooms[0]]
+    assert page["has_more"] is False
+
+
+def test_a_page_has_100_rooms_unless_asked(post, open_room):
+    for _ in range(101):
+        open_room()
+    page = post("/room/section", section="学习").json
+    assert (len(page["rooms"]), page["has_more"]) == (100, True)
+    page = post("/room/section", section="学习", limit=101).json
+    assert (len(page["rooms"]), page["has_more"]) == (101, False)
+
+
+def test_room_ids_count_up_from_1_and_are_never_used_again(post, open_room):
+    assert [open_room(), open_room()] == [1, 2]
+    post("/room/delete", room_id=2, openid="ming")
+    assert open_room() == 3
+
+
+def test_blanks_around_name_and_section_are_cut_off_but_description_is_kept(post, open_room, seen):
+    room = seen(
+        open_room(name=" \u3000一起 自习\n", section="\t学习 ", description=" 图书馆\n三楼 ")
+    )
+    assert (room["name"], room["section"]) == ("一起 自习", "学习")
+    assert room["description"] == " 图书馆\n三楼 "
+
+
+def test_a_member_can_be_taken_out(post, room, seen, refused):
+    assert post("/room/kick", room_id=room, openid="hong").json == {"response_code": 1}
+    assert seen(room)["users_id"] == ["ming"]
+    refused(post("/room/kick", room_id=room, openid="hong"), 404, "member_not_found")
+
+
+def test_what_a_former_member_said_stays_and_who_joins_again_stands_last(post, room, seen):
+    post("/usr/join", room_id=room, openid="gang")
+    post("/room/send_message", room_id=room, openid="hong", message="我先走了")
+    post("/room/kick", room_id=room, openid="hong")
+    (message,) = post("/room/get_message", room_id=room).json["messages"]
+    assert (message["openid"], message["message"]) == ("hong", "我先走了")
+    post("/usr/join", room_id=room, openid="hong")
+    assert seen(room)["users_id"] == ["ming", "gang", "hong"]
+
+
+def test_the_owner_cannot_be_taken_out(post, room, seen, refused):
+    refused(post("/room/kick", room_id=room, openid="ming"), 409, "owner_cannot_leave")
+    assert seen(room)["users_id"] == ["ming", "hong"]
+
+
+def test_nobody_is_taken_out_of_a_room_that_does_not_exist(post, refused):
+    refused(post("/room/kick", room_id=1, openid="ming"), 404, "room_not_found")
+
+
+@pytest.mark.parametrize("openid", ["hong", "nobody"])
+def test_only_the_owner_deletes_a_room(post, room, seen, refused, openid):
+    refused(post("/room/delete", room_id=room, openid=openid), 403, "not_owner")
+    assert seen(room)
+
+
+def test_a_deleted_room_is_gone_for_ever_with_members_and_messages(post, room, talk, refused, kept):
+    assert post("/room/delete", room_id=room, openid="ming").json == {"response_code": 1}
+    for url, fields in [
+        ("/usr/join", {"openid": "gang"}),
+        ("/room/kick", {"openid": "hong"}),
+        ("/room/delete", {"openid": "ming"}),
+        ("/room/get_message", {}),
+        ("/room/send_message", {"openid": "hong", "message": "在吗"}),
+    ]:
+        refused(post(url, room_id=room, **fields), 404, "room_not_found")
+    assert post("/usr/roomlist1", openid="ming").json["rooms"] == []
+    assert post("/usr/roomlist2", openid="hong").json["rooms"] == []
+    assert post("/room/section", section="学习").json["rooms"] == []
+    assert post("/search", key="自习").json["rooms"] == []
+    assert "hong" not in "".join(kept())
+
+
+def test_a_message_is_shown_as_it_was_sent(post, room):
+    text = "  第一行\n\t第二行 <b>100%</b> 🎮 \r\n"
+    sent = post("/room/send_message", room_id=room, openid="hong", message=text).json
+    assert sent.keys() == {"response_code", "message_id", "time"}
+    assert post("/room/get_message", room_id=room).json == {
+        "response_code": 1,
+        "messages": [
+            {
+                "openid": "hong",
+                "message": text,
+                "time": sent["time"],
+                "message_id": sent["message_id"],
+            }
+        ],
+        "has_more": False,
+    }
+
+
+def test_only_members_send(post, room, refused):
+    answer = post("/room/send_message", room_id=room, openid="gang", message="在吗")
+    refused(answer, 403, "not_member")
+    assert post("/room/get_message", room_id=room).json["messages"] == []
+
+
+def test_messages_stay_in_their_room(post, open_room, room, talk):
+    assert post("/room/get_message", room_id=open_room()).json["messages"] == []
+
+
+def test_message_ids_grow_across_rooms_and_deletions(post, open_room, room, talk):
+    post("/room/delete", room_id=room, openid="ming")
+    other = open_room("ming")
+    sent = post("/room/send_message", room_id=other, openid="ming", message="新房间").json
+    assert sent["message_id"] > talk[-1]
+
+
+def test_messages_are_the_newest_page_in_order_of_sending(talk, messages):
+    assert messages() == (talk, False)
+    assert messages(limit=4) == (talk[6:], True)
+    assert messages(limit=10) == (talk, False)
+
+
+def test_before_leads_to_older_messages(talk, messages):
+    assert messages(limit=4, before=talk[6]) == (talk[2:6], True)
+    assert messages(limit=4, before=talk[2]) == (talk[:2], False)
+    assert messages(before=talk[0]) == ([], False)
+
+
+def test_after_leads_to_newer_messages_the_oldest_first(talk, messages):
+    assert messages(limit=4, after=0) == (talk[:4], True)
+    assert messages(limit=4, after=str(talk[3])) == (talk[4:8], True)
+    assert messages(limit=4, after=talk[7]) == (talk[8:], False)
+    assert messages(after=talk[9]) == ([], False)
+    assert messages(after=10**30) == ([], False)
+
+
+def test_before_and_after_together_are_refused(post, room, refused):
+    answer = post("/room/get_message", room_id=room, before=5, after=1)
+    refused(answer, 400, "invalid_field", field="after")
+
+
+def test_a_page_has_100_messages_unless_asked(post, room):
+    for number in range(101):
+        post("/room/send_message", room_id=room, openid="ming", message=str(number))
+    page = post("/room/get_message", room_id=room).json
+    assert [each["message"] for each in page["messages"]] == [str(n) for n in range(1, 101)]
+    assert page["has_more"] is True

@@ -1,0 +1,127 @@
+"""三、1 搜索房间: a number looks a room up, a text is matched."""
+
+import pytest
+
+
+@pytest.fixture
+def found(post):
+    """The room_ids that a key finds."""
+
+    def found(key, **page):
+        answer = post("/search", key=key, **page).json
+        assert answer["response_code"] == 1, answer
+        return [each["room_id"] for each in answer["rooms"]]
+
+    return found
+
+
+@pytest.mark.parametrize("key", [2, "2", "002", " 2 ", "２", "００２", 2.0])
+def test_a_number_finds_the_room_with_that_room_id(open_room, found, key):
+    rooms = [open_room(name=f"{number} 号") for number in (3, 2, 1)]
+    assert found(key) == [rooms[1]]
+
+
+@pytest.mark.parametrize("key", [0, "0", 4, "4", -1, 1.5, 10**30, str(10**30), 2**63, 1e300])
+def test_a_number_that_is_no_room_finds_nothing(open_room, found, key):
+    for name in ("4", "0 -1 1.5", str(10**30)):
+        open_room(name=name)
+    assert found(key) == []
+
+
+def test_digits_are_never_fuzzy_but_digits_within_text_are(open_room, found):
+    room_id = open_room(name="2026 届")
+    open_room(name="别的")
+    assert found("2026") == []
+    assert found("2026 届") == [room_id]
+    assert found("26 届") == [room_id]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("王者荣耀", ["王者荣耀", "王者", "荣", "耀 王"]),
+        ("吃鸡", ["吃鸡", "鸡"]),
+        ("LOL开黑", ["lol", "LOL", "ｌｏｌ开", "黑 lol"]),
+        ("ＬＯＬ", ["lol", "LOL", "Ｌ"]),
+        ("C++", ["c++", "C＋＋", "+", "++ c"]),
+        ("100%", ["100%", "%", "0%", "１００％"]),
+        ("a_b", ["a_b", "_", "A_"]),
+        ("a\\b", ["\\", "a\\b"]),
+        ("🎮", ["🎮"]),
+        ("Straße", ["STRASSE", "straße", "ss"]),
+        ("ﬁnal", ["final", "FI"]),
+        ("Café", ["cafe\u0301", "CAFÉ"]),
+        ('it\'s "ok"; --', ["'s", '"ok";', "--"]),
+    ],
+)
+def test_real_names_are_found(open_room, found, name, keys):
+    for other in ("篮球", "100", "ab", "axb", "b a"):
+        open_room(name=other, section="其他", description="无")
+    room_id = open_room(name=name)
+    for key in keys:
+        assert found(key) == [room_id], key
+
+
+@pytest.mark.parametrize("key", ["%", "_", "\\", "%%", "*", "?", "[", "王_荣", "王%耀"])
+def test_wild_cards_are_ordinary_characters(open_room, found, key):
+    open_room(name="王者荣耀")
+    assert found(key) == []
+
+
+def test_every_part_must_occur_somewhere(open_room, found):
+    room_id = open_room(name="五排", section="王者荣耀", description="今晚八点")
+    assert found("五排 王者 今晚") == [room_id]
+    assert found("今晚\u3000八点") == [room_id]
+    assert found("五排 明天") == []
+
+
+def test_parts_do_not_reach_across_fields(open_room, found):
+    open_room(name="五排", section="王者", description="")
+    assert found("排王") == []
+
+
+def test_the_best_come_first_and_the_newest_among_equals(open_room, found):
+    rest = open_room(name="水友赛", section="电竞", description="lol 开黑")
+    in_section = open_room(name="开黑", section="LOL", description="")
+    in_name = open_room(name="今晚 LOL 一起开黑", section="电竞", description="")
+    exact = open_room(name="LOL  开黑", section="电竞", description="")
+    newer = {
+        "rest": open_room(name="电竞社", section="社团", description="开黑 lol"),
+        "in_section": open_room(name="lol", section="开黑", description=""),
+        "in_name": open_room(name="开黑lol", section="电竞", description=""),
+        "exact": open_room(name="ＬＯＬ\u3000开黑", section="电竞", description=""),
+    }
+    assert found("lol 开黑") == [
+        newer["exact"],
+        exact,
+        newer["in_name"],
+        in_name,
+        newer["in_section"],
+        in_section,
+        newer["rest"],
+        rest,
+    ]
+
+
+def test_a_search_has_a_limit(post, open_room):
+    rooms = [open_room(name="开黑") for _ in range(3)]
+    page = post("/search", key="开黑", limit=2).json
+    assert [each["room_id"] for each in page["rooms"]] == [rooms[2], rooms[1]]
+    assert page["has_more"] is True
+    page = post("/search", key="开黑", limit=3, before=rooms[0]).json
+    assert len(page["rooms"]) == 3, "before is no field of a search"
+    assert page["has_more"] is False
+
+
+@pytest.mark.parametrize(
+    "key", ["a b " * 14 + "c", "ﷺ" * 60, "¨´¸˘˙" * 12, "\u3000".join("开" * 30)]
+)
+def test_the_longest_keys_are_searched(found, open_room, key):
+    room_id = open_room(name=key[:60])
+    assert found(key[:60]) == [room_id]
+
+
+def test_a_key_of_many_different_parts_is_searched(found, open_room):
+    parts = "abcdefghijklmnopqrstuvwxyz0123"
+    room_id = open_room(name=parts)
+    assert found(" ".join(parts)[:60]) == [room_id]

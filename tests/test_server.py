@@ -1,0 +1,415 @@
+"""The real server: how it starts, what it logs, how it stops, how many it serves."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+
+import pytest
+
+import roomapp
+from serving import (
+    ONE_SHOT,
+    PROJECT,
+    Server,
+    answered,
+    command,
+    environment,
+    linux,
+    made,
+    refused_to_start,
+    signals,
+)
+
+
+def test_it_says_in_one_line_where_it_is_and_where_the_data_is(start, tmp_path):
+    server = start()
+    assert str(tmp_path / "roomapp.db") in server.said
+    link = re.search(r"http://\S+(/\S+)", server.said)[1]
+    status, answer = server.request("GET", link)
+    assert (status, answer["response_code"]) == (200, 1)
+    assert (tmp_path / "roomapp.db").exists()
+
+
+def test_options_come_from_flags_before_the_environment(start, tmp_path):
+    variables = {
+        "ROOMAPP_DATABASE": str(tmp_path / "environment.db"),
+        "ROOMAPP_PORT": "0",
+        "ROOMAPP_THREADS": "1",
+        "ROOMAPP_HOST": "",  # counts as not set
+    }
+    server = start(arguments=command(), **variables)
+    assert "environment.db" in server.said
+    server = start(arguments=command("--database", tmp_path / "flag.db"), **variables)
+    assert "flag.db" in server.said
+
+
+def test_help_and_version():
+    helped = subprocess.run(command("--help"), env=environment(), **ONE_SHOT)
+    assert helped.returncode == 0
+    for option in roomapp.OPTIONS:
+        assert f"--{option}" in helped.stdout
+        assert f"ROOMAPP_{option.upper()}" in helped.stdout
+    version = subprocess.run(command("--version"), env=environment(), **ONE_SHOT)
+    assert (version.returncode, version.stdout) == (0, f"roomapp {roomapp.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("port", "http"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "9" * 5000),
+        ("threads", "0"),
+        ("threads", "many"),
+        ("threads", "1000"),
+        ("host", "not a host"),
+        ("host", "x" * 300),
+    ],
+)
+def test_a_bad_value_is_one_line(tmp_path, option, value):
+    file = tmp_path / "roomapp.db"
+    line = refused_to_start(f"--{option}={value}", f"--database={file}")
+    assert option in line
+    assert not file.exists()
+
+
+def test_a_bad_value_in_the_environment_is_the_same_line():
+    line = refused_to_start("--port=http")
+    assert refused_to_start(ROOMAPP_PORT="http") == line
+    assert "ROOMAPP_PORT" in line
+
+
+@pytest.mark.parametrize("option", ["--host=", "--database=", "--colour", "--por=1", "x"])
+def test_a_bad_option_is_one_line(option):
+    assert refused_to_start("--port=0", option)
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    file = tmp_path / "roomapp.db"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert str(port) in refused_to_start(f"--port={port}", f"--database={file}")
+    assert not file.exists()
+
+
+def garbage(file):
+    file.write_bytes(os.urandom(100_000))
+
+
+def other_program(file):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+
+
+def newer_version(file):
+    made(file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+
+def damaged(file):
+    made(file)
+    file.write_bytes(file.read_bytes()[:10_000])
+
+
+def left_with_its_log(make):
+    """As `make` makes it, and then left by a program that died while writing to it."""
+
+    def left(file):
+        make(file)
+        script = """
+            import os, sqlite3, sys
+            connection = sqlite3.connect(sys.argv[1])
+            connection.execute("PRAGMA journal_mode = wal")
+            connection.execute("CREATE TABLE more (text)")
+            connection.commit()
+            os._exit(0)
+        """
+        subprocess.run([sys.executable, "-c", dedent(script), str(file)], check=True)
+        assert Path(f"{file}-wal").stat().st_size > 0
+
+    return left
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        garbage,
+        other_program,
+        newer_version,
+        damaged,
+        left_with_its_log(other_program),
+        left_with_its_log(newer_version),
+    ],
+)
+def test_what_is_no_database_of_ours_is_one_line_and_left_as_it_is(tmp_path, make):
+    file = tmp_path / "room.db"
+    make(file)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    assert str(file) in refused_to_start("--port=0", f"--database={file}")
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("place", [".", "nowhere/roomapp.db", os.devnull])
+def test_a_database_that_cannot_be_opened_is_one_line(tmp_path, place):
+    file = tmp_path / place
+    assert str(file) in refused_to_start("--port=0", f"--database={file}")
+
+
+def test_a_path_that_the_console_cannot_show_is_shown_escaped(start, tmp_path):
+    server = start("--database", tmp_path / "中.db", PYTHONIOENCODING="ascii")
+    assert r"\u4e2d.db" in server.said
+    assert (tmp_path / "中.db").exists()
+
+
+@linux
+def test_the_host_is_the_only_address(start):
+    server = start("--host", "127.0.0.2")
+    assert "http://127.0.0.2:" in server.said
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port))
+
+
+@linux
+def test_the_threads_are_as_many_as_asked(start):
+    server = start("--threads", 3)
+    assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) == 1 + 3
+
+
+@signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_what_was_received_whole_before_it_stops(start, held, number):
+    server = start("--threads", 2)
+    room_id = server.open_room()
+    with ExitStack() as stack:
+        idle = stack.enter_context(closing(server.connect()))
+        idle.connect()
+        half = stack.enter_context(closing(server.connect()))
+        half.putrequest("POST", "/usr/join")
+        half.putheader("Content-Length", "100")
+        half.endheaders(b'{"room_id"')
+        held.execute("BEGIN IMMEDIATE")  # two requests wait in the threads, the others for them
+        waiting = [
+            stack.enter_context(closing(server.send("/usr/join", room_id=room_id, openid=f"g{n}")))
+            for n in range(20)
+        ]
+        server.process.send_signal(number)
+        assert idle.sock.recv(1) == b"", "who has asked nothing is let go at once"
+        assert half.sock.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+        assert server.process.poll() is None
+        held.execute("ROLLBACK")
+        assert [answered(each) for each in waiting] == [(200, {"response_code": 1})] * 20
+        assert not any(each.is_kept for each in waiting), "clients are told not to ask again"
+    assert server.process.wait(40) == 0
+    server = start()
+    assert len(server.post("/search", key=room_id)["rooms"][0]["users_id"]) == 21
+
+
+@signals
+def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, held):
+    server = start()
+    server.open_room()
+    held.execute("BEGIN IMMEDIATE")
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        for openid in ("hong", "gang"):
+            body = f'{{"room_id": 1, "openid": "{openid}"}}'
+            head = f"POST /usr/join HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(f"{head}{body}".encode())
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError):
+            while True:  # until it has noticed
+                socket.create_connection(("127.0.0.1", server.port)).close()
+        held.execute("ROLLBACK")
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answers.count(b'{"response_code": 1}') == 2
+    assert server.process.wait(40) == 0
+
+
+@signals
+def test_it_does_not_wait_for_ever_before_it_stops(start, held, tmp_path):
+    assert roomapp.STOP_WITHIN == 30
+    hasty = "import roomapp; roomapp.STOP_WITHIN = 0.5; roomapp.main()"
+    database = ["--database", str(tmp_path / "roomapp.db")]
+    server = start(arguments=[sys.executable, "-c", hasty, "--port=0", *database])
+    held.execute("BEGIN IMMEDIATE")
+    with closing(server.send("/usr/complete", openid="ming", sex=1, preference=[])) as waiting:
+        assert server.stop() == 0
+        with pytest.raises(ConnectionError):
+            waiting.getresponse()
+
+
+@signals
+def test_a_large_answer_to_a_slow_reader_is_sent_whole(start):
+    server = start()
+    for _ in range(100):
+        server.open_room()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", server.port))
+        body = b'{"section": "\xe4\xba\x8c"}'
+        head = f"POST /room/section HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        slow.sendall(head.encode() + body)
+        server.process.send_signal(signal.SIGTERM)
+        answer = b"".join(iter(lambda: slow.recv(65536), b""))
+    rooms = json.loads(answer.partition(b"\r\n\r\n")[2])["rooms"]
+    assert len(rooms) == 100
+    assert server.process.wait(40) == 0
+
+
+@signals
+def test_a_clean_stop_says_nothing_leaves_a_single_file_and_exits_with_0(start, tmp_path):
+    server = start("--quiet")
+    server.open_room()
+    assert server.stop() == 0
+    assert server.log.read_text() == ""
+    assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
+
+
+@signals
+def test_no_thread_has_the_file_open_once_it_has_stopped(start, tmp_path):
+    # Two that close it at the same instant leave the log: each takes the other for a user of it.
+    late = """if True:
+        import threading, time, roomapp
+        from waitress.task import ThreadedTaskDispatcher as Dispatcher
+        ends = Dispatcher.handler_thread
+        Dispatcher.handler_thread = lambda *thread: (ends(*thread), time.sleep(0.2))
+        roomapp.main()
+        print(threading.active_count())"""
+    database = ["--database", str(tmp_path / "roomapp.db")]
+    server = start(arguments=[sys.executable, "-c", late, "--port=0", *database])
+    server.open_room()
+    assert server.stop() == 0
+    assert server.process.stdout.read() == b"1\n"
+
+
+def test_requests_are_logged_without_what_is_private(start):
+    server = start()
+    server.post("/usr/join", room_id=7, openid="oSECRET")
+    server.post("/room/send_message", room_id=7, openid="oSECRET", message="SECRET")
+    server.request("GET", "/time?openid=oSECRET")
+    server.request("GET", "/a%0Ab%1B[31m/%E6%88%BF")
+    lines = server.log.read_text().splitlines()
+    logged = [re.fullmatch(r"[\d-]+ [\d:,]+ (.*) \d+\.\d ms", line)[1] for line in lines]
+    assert logged == [
+        "POST /usr/join 404",
+        "POST /room/send_message 404",
+        "GET /time 200",
+        "GET /a%0Ab%1B%5B31m/%E6%88%BF 404",
+    ]
+
+
+def test_quiet_logs_no_requests(start):
+    server = start("--quiet")
+    server.request("GET", "/time")
+    assert server.log.read_text() == ""
+
+
+@pytest.mark.parametrize("size", [65 * 1024, 1024 * 1024, 10 * 1024 * 1024])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_has_our_answer(start, size, chunked):
+    server = start()
+    with closing(server.connect()) as connection:
+        body = iter([b"x" * size]) if chunked else b"x" * size
+        connection.request("POST", "/usr/join", body, encode_chunked=chunked)
+        status, answer = answered(connection)
+    assert (status, answer["error"]) == (413, "too_large")
+
+
+def test_a_chunked_body_is_read(start):
+    server = start()
+    with closing(server.connect()) as connection:
+        chunks = iter([b'{"key"', b': "lol"}'])
+        connection.request("POST", "/search", chunks, encode_chunked=True)
+        assert answered(connection) == (200, {"response_code": 1, "rooms": [], "has_more": False})
+
+
+@pytest.fixture
+def few_descriptors():
+    """A limit of open files such as a server is started with; ours is raised afterwards."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+def test_a_thousand_idle_connections_keep_nobody_out(few_descriptors, start):
+    server = start()
+    few_descriptors()
+    with ExitStack() as stack:
+        for _ in range(1000):
+            idle = stack.enter_context(closing(server.connect()))
+            idle.request("GET", "/time")
+            assert answered(idle)[0] == 200
+            assert idle.is_kept
+        assert server.request("GET", "/time")[0] == 200
+        assert server.stop() == 0
+
+
+def test_two_servers_share_a_database(start):
+    one, other = start(), start()
+    room_id = one.open_room()
+    assert other.post("/usr/join", room_id=room_id, openid="hong") == {"response_code": 1}
+    for number in range(10):
+        server = (one, other)[number % 2]
+        server.post("/room/send_message", room_id=room_id, openid="hong", message=str(number))
+    messages = one.post("/room/get_message", room_id=room_id)["messages"]
+    assert [each["message"] for each in messages] == [str(number) for number in range(10)]
+    assert one.request("GET", "/time") == other.request("GET", "/time")
+
+
+def test_servers_can_make_the_database_together(tmp_path):
+    file = tmp_path / "roomapp.db"
+    script = "import pathlib, sys, models; models.open_database(pathlib.Path(sys.argv[1]))"
+    makers = [
+        subprocess.Popen([sys.executable, "-c", script, str(file)], cwd=PROJECT) for _ in range(6)
+    ]
+    assert [maker.wait(30) for maker in makers] == [0] * 6
+
+
+def test_it_is_an_application_for_other_servers(start, tmp_path):
+    file = tmp_path / "environment.db"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "roomapp:app"],
+        cwd=PROJECT,
+        env=environment(ROOMAPP_DATABASE=str(file), ROOMAPP_PORT="not for this server"),
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            said = process.stderr.readline().decode()
+            assert not file.exists(), "importing opens nothing"
+            server = Server(process, None, said)
+            assert server.post("/usr/join", room_id=1, openid="x")["error"] == "room_not_found"
+            assert file.exists()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("host", "link", "warned"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80/time", False),
+        ("::1", "http://[::1]:80/time", False),
+        ("0.0.0.0", "http://127.0.0.1:80/time", True),
+        ("::", "http://[::1]:80/time", True),
+        ("192.0.2.7", "http://192.0.2.7:80/time", True),
+    ],
+)
+def test_it_warns_when_others_can_reach_it(capsys, caplog, host, link, warned):
+    roomapp.announce(SimpleNamespace(effective_host=host, effective_port=80), Path("x.db"))
+    assert f" {link} " in capsys.readouterr().out
+    assert bool(caplog.records) == warned

@@ -1,0 +1,133 @@
+"""一、用户: profiles, my rooms, joining."""
+
+import pytest
+
+
+@pytest.fixture
+def full_room(open_room, post):
+    room_id = open_room()
+    for number in range(499):
+        post("/usr/join", room_id=room_id, openid=f"guest{number}")
+    return room_id
+
+
+@pytest.mark.parametrize("sex", [0, 1, 2, "男", "1", " 女 ", "x" * 16])
+def test_a_profile_comes_back_as_it_was_sent(post, sex):
+    preference = ["羽毛球", " 桌游 ", "C++", "羽毛球"]
+    assert post("/usr/complete", openid="ming", sex=sex, preference=preference).json == {
+        "response_code": 1
+    }
+    assert post("/usr/info", openid="ming").json == {
+        "response_code": 1,
+        "sex": sex,
+        "preference": preference,
+    }
+
+
+def test_completing_again_replaces_the_profile(post):
+    post("/usr/complete", openid="ming", sex=1, preference=["篮球"])
+    post("/usr/complete", openid="ming", sex="1", preference=[])
+    assert post("/usr/info", openid="ming").json == {
+        "response_code": 1,
+        "sex": "1",
+        "preference": [],
+    }
+
+
+def test_who_never_completed_a_profile_has_none(post, room, refused):
+    refused(post("/usr/info", openid="ming"), 404, "user_not_found")
+
+
+def test_a_profile_is_not_needed_to_open_join_or_talk(post, room):
+    answer = post("/room/send_message", room_id=room, openid="hong", message="来了")
+    assert answer.json["response_code"] == 1
+
+
+def test_roomlist1_has_the_rooms_one_owns_newest_first(post, open_room, room):
+    newer = open_room("ming")
+    open_room("hong")
+    rooms = post("/usr/roomlist1", openid="ming").json["rooms"]
+    assert [each["room_id"] for each in rooms] == [newer, room]
+
+
+def test_roomlist2_has_the_rooms_one_joined_but_does_not_own_newest_first(post, open_room, room):
+    newer = open_room("gang")
+    post("/usr/join", room_id=newer, openid="hong")
+    open_room("hong")
+    open_room("gang")
+    rooms = post("/usr/roomlist2", openid="hong").json["rooms"]
+    assert [each["room_id"] for each in rooms] == [newer, room]
+
+
+@pytest.mark.parametrize("url", ["/usr/roomlist1", "/usr/roomlist2"])
+def test_a_stranger_has_no_rooms(post, room, url):
+    assert post(url, openid="nobody").json == {
+        "response_code": 1,
+        "rooms": [],
+        "has_more": False,
+    }
+
+
+def test_a_room_is_shown_with_the_seven_fields_of_the_document(post, room):
+    assert post("/usr/roomlist2", openid="hong").json["rooms"] == [
+        {
+            "room_id": room,
+            "name": "一起自习",
+            "section": "学习",
+            "description": "图书馆",
+            "room_owner_id": "ming",
+            "users_id": ["ming", "hong"],
+            "state": 1,
+        }
+    ]
+
+
+def test_members_stand_in_the_order_of_joining_the_owner_first(post, open_room, seen):
+    room_id = open_room("zhang")
+    for openid in ("wang", "an", "li"):
+        post("/usr/join", room_id=room_id, openid=openid)
+    assert seen(room_id)["users_id"] == ["zhang", "wang", "an", "li"]
+
+
+def test_a_room_is_active_once_somebody_else_is_in(post, open_room, seen):
+    room_id = open_room("ming")
+    assert seen(room_id)["state"] == 0
+    post("/usr/join", room_id=room_id, openid="hong")
+    assert seen(room_id)["state"] == 1
+    post("/room/kick", room_id=room_id, openid="hong")
+    assert seen(room_id)["state"] == 0
+
+
+@pytest.mark.parametrize("openid", ["ming", "hong"])
+def test_joining_twice_is_joining_once(post, room, seen, openid):
+    assert post("/usr/join", room_id=room, openid=openid).json == {"response_code": 1}
+    assert seen(room)["users_id"] == ["ming", "hong"]
+
+
+def test_there_is_no_joining_a_room_that_does_not_exist(post, refused):
+    refused(post("/usr/join", room_id=1, openid="hong"), 404, "room_not_found")
+
+
+def test_a_room_of_500_is_full_but_its_members_may_join_again(post, full_room, seen, refused):
+    refused(post("/usr/join", room_id=full_room, openid="late"), 409, "room_full")
+    assert len(seen(full_room)["users_id"]) == 500
+    for openid in ("ming", "guest498"):
+        assert post("/usr/join", room_id=full_room, openid=openid).json["response_code"] == 1
+    post("/room/kick", room_id=full_room, openid="guest0")
+    assert post("/usr/join", room_id=full_room, openid="late").json["response_code"] == 1
+    assert seen(full_room)["users_id"][-1] == "late"
+
+
+@pytest.mark.parametrize("url", ["/usr/roomlist1", "/usr/roomlist2"])
+def test_my_rooms_come_in_pages(post, open_room, url):
+    rooms = [open_room("ming") for _ in range(5)]
+    for room_id in rooms:
+        post("/usr/join", room_id=room_id, openid="hong")
+    openid = "ming" if url == "/usr/roomlist1" else "hong"
+    pages = []
+    page = post(url, openid=openid, limit=2).json
+    while page["has_more"]:
+        pages.append([each["room_id"] for each in page["rooms"]])
+        page = post(url, openid=openid, limit="2", before=pages[-1][-1]).json
+    pages.append([each["room_id"] for each in page["rooms"]])
+    assert pages == [rooms[:2:-1], rooms[2:0:-1], rooms[:1]]
