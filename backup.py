@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from time import monotonic
 
 import models
-from models import Unusable, beside
+from models import Clock, Unusable, beside, rfc3339
 
 try:
     import fcntl
@@ -52,8 +52,8 @@ def check(path):
     """Tell how the database at `path` is, and exit with 1 when it is damaged."""
     with connected(path) as connection:
 
-        def ask(sql):
-            return connection.execute(sql).fetchone()[0]
+        def ask(sql, values=()):
+            return connection.execute(sql, values).fetchone()[0]
 
         print(f"database   {path}, {path.stat().st_size} bytes")
         print(f"SQLite     {sqlite3.sqlite_version}")
@@ -65,15 +65,16 @@ def check(path):
             models.verify(connection)
             for table in ("user", "room", "member", "message"):
                 print(f"{table:10} {ask(f'SELECT count(*) FROM {table}')} rows")
-            print(f"last_time  {models.rfc3339(ask('SELECT last_time FROM clock'))}")
+            print(f"last_time  {ask(*Clock.select(rfc3339(Clock.last_time)).sql())}")
         except (sqlite3.DatabaseError, Unusable) as damage:
             print(f"integrity  {damage}")
             sys.exit(1)
     print("integrity  ok")
     if sqlite3.sqlite_version_info < WITHOUT_RESET_RACE:
         print(
-            "warning: this SQLite can damage a file that several processes write; "
-            "let one server use it, or install SQLite 3.51.3",
+            "warning: this SQLite can damage a file that several processes write at once; servers of "
+            "roomapp take turns, except on Windows, but let no other program write it, or install "
+            "SQLite 3.51.3",
             file=sys.stderr,
         )
 

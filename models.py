@@ -1,18 +1,22 @@
 """The rooms of a campus: the tables that keep them and the rules that they live by."""
 
+import gc
 import json
 import logging
 import os
 import sqlite3
-import threading
 import time
 import unicodedata
-from collections import deque
-from contextlib import closing, contextmanager
-from datetime import datetime, timedelta, timezone
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timezone
+from functools import cache
+from inspect import signature
+from itertools import chain
 from pathlib import Path
 
 from peewee import (
+    EXCLUDED,
+    SQL,
     BigIntegerField,
     Check,
     CompositeKey,
@@ -25,9 +29,12 @@ from peewee import (
     Select,
     SqliteDatabase,
     TextField,
+    ValueLiterals,
     fn,
 )
-from playhouse.sqlite_ext import AutoIncrementField
+from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
+
+from turns import Turns
 
 # Lengths are in characters (Unicode code points).
 OPENID_AT_MOST = 64
@@ -43,10 +50,10 @@ ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 BUSY_SECONDS = 5
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
-UPGRADES = []  # functions that bring the schema up by one version, the first from 1 to 2
 
 # What an operator can do about a fault that SQLite tells in these words.
 ADVICE = {
+    "No space left": "free some space on its disk",
     "is locked": "another program holds the file; end it if it does not by itself",
     "disk is full": "free some space on its disk",
     "disk I/O error": "see whether its disk is full or failing",
@@ -75,35 +82,6 @@ class Unusable(Exception):
     """What the service was told to run with and cannot, and why."""
 
 
-class Turns:
-    """A lock that is given in the order of asking, which threading.Lock does not promise."""
-
-    def __init__(self):
-        self.guard = threading.Lock()
-        self.queue = deque()  # a closed lock for each who asked; the first has the turn
-
-    def acquire(self, timeout):
-        mine = threading.Lock()
-        mine.acquire()
-        with self.guard:
-            self.queue.append(mine)
-            if self.queue[0] is mine:
-                return True
-        if mine.acquire(timeout=timeout):
-            return True
-        with self.guard:
-            late = self.queue[0] is not mine
-            if late:
-                self.queue.remove(mine)
-        return not late
-
-    def release(self):
-        with self.guard:
-            self.queue.popleft()
-            if self.queue:
-                self.queue[0].release()
-
-
 class Database(SqliteDatabase):
     def _connect(self):
         """Refuse a file that is missing or cannot be written, where SQLite would make another or
@@ -119,24 +97,28 @@ class Database(SqliteDatabase):
 
 
 database = Database(None)
-turns_to_write = Turns()
+turns = Turns()
 
 
 @contextmanager
 def writing():
     """Do what is inside as one change, or not at all.
 
-    The writers of this process take turns here rather than in SQLite, which lets them sleep and
-    try again, the unlucky for seconds. It also keeps two threads from writing and checkpointing at
-    once, which can damage the file before SQLite 3.51.3 (sqlite.org/wal.html#walresetbug).
+    Writers take turns here rather than in SQLite, which lets them sleep and try again, the unlucky
+    for seconds. It also keeps two from writing and checkpointing at once, which can damage the
+    file before SQLite 3.51.3 (sqlite.org/wal.html#walresetbug).
     """
-    if not turns_to_write.acquire(timeout=BUSY_SECONDS):
-        raise Refused("database_busy")
     try:
-        with database.atomic("IMMEDIATE"):
+        with turns.taken(queue(), BUSY_SECONDS), database.atomic("IMMEDIATE"):
             yield
-    finally:
-        turns_to_write.release()
+    except TimeoutError:
+        raise Refused("database_busy") from None
+    except OSError as error:
+        raise OperationalError(f"unable to open the queue of writers: {error}") from None
+
+
+def queue():
+    return f"{database.database}-turns"
 
 
 def reading():
@@ -166,6 +148,45 @@ def fold(text):
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def compiled(build):
+    """Turn a function that builds a Peewee query into one that runs it and returns its rows.
+
+    It is built once, with SQL's named parameters for arguments, which each call binds: that takes
+    Peewee some 100 µs, many times what SQLite needs to run the query.
+    """
+    names = tuple(signature(build).parameters)
+
+    @cache
+    def sql():
+        query = build(*(SQL(f":{name}") for name in names))
+        return database.get_sql_context().parse(ValueLiterals(query))[0]
+
+    def run(*values):
+        return database.execute_sql(sql(), dict(zip(names, values, strict=True))).fetchall()
+
+    return staticmethod(run)
+
+
+def array(rows, **fields):
+    """One JSON array of objects, made of rows by SQLite.
+
+    sqlite3 lets go of the interpreter at every row that it fetches, and gets it back late when
+    other threads want it.
+    """
+    written = chain.from_iterable(fields.items())
+    return Select([rows], [fn.json_group_array(fn.json_object(*written))])
+
+
+def more(rows, limit):
+    """Whether there are more rows than `limit`."""
+    return fn.EXISTS(rows.limit(1).offset(limit))
+
+
+def rfc3339(milliseconds):
+    """The expression of the moment so long after 1970 in UTC, as `2026-11-23T08:28:00.123Z`."""
+    return fn.strftime("%Y-%m-%dT%H:%M:%fZ", milliseconds / SQL("1000.0"), "unixepoch")
+
+
 def length(column, at_least, at_most):
     return Check(f"length({column}) BETWEEN {at_least} AND {at_most}")
 
@@ -187,14 +208,23 @@ class Clock(Table):
 
     @classmethod
     def read(cls):
-        return cls.get_by_id(1).last_time
+        ((last_time,),) = cls.shown()
+        return last_time
 
     @classmethod
     def tick(cls):
         """Move on, also within one millisecond and when the system's clock was set back."""
-        last_time = max(now(), cls.read() + 1)
-        cls.update(last_time=last_time).where(cls.id == 1).execute()
+        ((last_time,),) = cls.moved(now())
         return last_time
+
+    @compiled
+    def shown():
+        return Clock.select(rfc3339(Clock.last_time)).where(Clock.id == 1)
+
+    @compiled
+    def moved(now):
+        later = fn.max(now, Clock.last_time + 1)
+        return Clock.update(last_time=later).where(Clock.id == 1).returning(Clock.last_time)
 
 
 class User(Table):
@@ -218,18 +248,28 @@ class User(Table):
 
     @classmethod
     def known_as(cls, openid):
-        user = cls.get_or_none(cls.openid == openid)
-        if user is None:
-            raise Refused("user_not_found")
-        return user
+        for sex, preference in cls.profile(openid):
+            return cls(openid=openid, sex=json.loads(sex), preference=json.loads(preference))
+        raise Refused("user_not_found")
 
     @classmethod
     def complete(cls, openid, sex, preference):
         """Create the profile or replace it; the same again changes nothing."""
-        user = cls.get_or_none(cls.openid == openid)
-        if user is None or (user.sex, user.preference) != (sex, preference):
-            cls.replace(openid=openid, sex=sex, preference=preference).execute()
+        if cls.replaced(openid, json.dumps(sex), json.dumps(preference)):
             Clock.tick()
+
+    @compiled
+    def profile(openid):
+        return User.select(User.sex, User.preference).where(User.openid == openid)
+
+    @compiled
+    def replaced(openid, sex, preference):
+        user = User.insert(openid=openid, sex=fn.json(sex), preference=fn.json(preference))
+        return user.on_conflict(
+            conflict_target=[User.openid],
+            preserve=[User.sex, User.preference],
+            where=(User.sex != EXCLUDED.sex) | (User.preference != EXCLUDED.preference),
+        ).returning(User.openid)
 
 
 class Room(Table):
@@ -238,50 +278,55 @@ class Room(Table):
     section = TextField(constraints=[length("section", 1, SECTION_AT_MOST)])
     description = TextField(constraints=[length("description", 0, DESCRIPTION_AT_MOST)])
     room_owner_id = TextField(index=True, constraints=[length("room_owner_id", 1, OPENID_AT_MOST)])
-    folded_name = TextField()
+    folded_name = TextField(index=True)
     folded_section = TextField(index=True)
     folded_description = TextField()
 
-    @classmethod
-    def listed(cls):
-        """Every room, newest first, each with its users_id: one query, however many they are."""
-        joined = (
-            Member.select(Member.openid).where(Member.room == cls.room_id).order_by(Member.joined)
-        )
-        users_id = Select([joined], [fn.json_group_array(joined.c.openid)])
-        return cls.select(cls, users_id.alias("users_id")).order_by(cls.room_id.desc())
+    # The finders of many have one row: the rooms as JSON, and whether there are more.
 
-    @classmethod
-    def owned_by(cls, openid):
-        return cls.listed().where(cls.room_owner_id == openid)
+    @compiled
+    def owned_by(openid, limit, before):
+        return listed(newest(before).where(Room.room_owner_id == openid), limit)
 
-    @classmethod
-    def joined_by(cls, openid):
-        rooms = Member.select(Member.room).where(Member.openid == openid)
-        return cls.listed().where(cls.room_id.in_(rooms), cls.room_owner_id != openid)
+    @compiled
+    def joined_by(openid, limit, before):
+        joined = Room.select().join(Member).where(Member.openid == openid, Member.room < before)
+        others = joined.where(Room.room_owner_id != openid)
+        return listed(others.order_by(Member.room.desc()), limit)
 
-    @classmethod
-    def in_section(cls, section):
-        return cls.listed().where(cls.folded_section == fold(section))
+    @compiled
+    def in_section(folded_section, limit, before):
+        return listed(newest(before).where(Room.folded_section == folded_section), limit)
+
+    @compiled
+    def with_number(room_id, limit):
+        return listed(Room.select().where(Room.room_id == room_id), limit)
+
+    @compiled
+    def in_order(room_ids, limit):
+        """The rooms of a JSON array of room_ids."""
+        given = fn.json_each(room_ids).alias("given")
+        rooms = Room.select().from_(given, Room).where(Room.room_id == given.c.value)
+        return listed(rooms.order_by(given.c.key), limit)
+
+    @compiled
+    def named(folded_name, limit):
+        """A JSON array of room_ids, newest first."""
+        rooms = newest(ID_AT_MOST).where(Room.folded_name == folded_name).limit(limit)
+        return Select([rooms], [fn.json_group_array(rooms.c.room_id)])
 
     @classmethod
     def numbered(cls, room_id):
-        room = cls.get_or_none(cls.room_id == room_id)
-        if room is None:
-            raise Refused("room_not_found")
-        return room
+        for (room_owner_id,) in cls.owner(room_id):
+            return cls(room_id=room_id, room_owner_id=room_owner_id)
+        raise Refused("room_not_found")
 
     @classmethod
     def open(cls, name, section, description, room_owner_id):
-        room = cls.create(
-            name=name,
-            section=section,
-            description=description,
-            room_owner_id=room_owner_id,
-            folded_name=fold(name),
-            folded_section=fold(section),
-            folded_description=fold(description),
-        )
+        folded = fold(name), fold(section), fold(description)
+        ((room_id,),) = cls.added(name, section, description, room_owner_id, *folded)
+        RoomIndex.add(room_id, *folded)
+        room = cls(room_id=room_id, room_owner_id=room_owner_id)
         room.admit(room_owner_id)
         return room
 
@@ -289,9 +334,10 @@ class Room(Table):
         """Let openid in; to join twice is to join once."""
         if self.has(openid):
             return
-        if self.members.count() >= MEMBERS_AT_MOST:
+        ((members,),) = Member.counted(self.room_id)
+        if members >= MEMBERS_AT_MOST:
             raise Refused("room_full")
-        Member.create(room=self, openid=openid, joined=Clock.tick())
+        Member.added(self.room_id, Clock.tick(), openid)
 
     def remove(self, openid):
         """Take openid out; what they said stays."""
@@ -299,47 +345,49 @@ class Room(Table):
             raise Refused("member_not_found")
         if openid == self.room_owner_id:
             raise Refused("owner_cannot_leave")
-        Member.delete().where(Member.room == self, Member.openid == openid).execute()
+        Member.removed(self.room_id, openid)
         Clock.tick()
 
     def close(self, openid):
         """Delete the room at the wish of openid, its owner; members and messages go with it."""
         if openid != self.room_owner_id:
             raise Refused("not_owner")
-        self.delete_instance()
+        (folded,) = Room.removed(self.room_id)
+        RoomIndex.remove(self.room_id, *folded)
         Clock.tick()
 
     def post(self, openid, message):
-        """Leave a message in the name of openid, a member."""
+        """Leave a message in the name of openid, a member; it has a message_id and a time."""
         if not self.has(openid):
             raise Refused("not_member")
-        return Message.create(room=self, message_id=Clock.tick(), openid=openid, message=message)
-
-    def said(self, before=None, after=None):
-        """The messages, newest first; those newer than `after` are oldest first."""
-        if after is not None:
-            newer = self.messages.where(Message.message_id > after)
-            return newer.order_by(Message.message_id)
-        older = (
-            self.messages if before is None else self.messages.where(Message.message_id < before)
-        )
-        return older.order_by(Message.message_id.desc())
+        message_id = Clock.tick()
+        ((sent,),) = Message.added(self.room_id, message_id, openid, message)
+        return message_id, sent
 
     def has(self, openid):
-        return self.members.where(Member.openid == openid).exists()
+        return bool(Member.found(self.room_id, openid))
 
-    def shown(self):
-        """The seven fields of the document, of a room that was `listed`."""
-        users_id = json.loads(self.users_id)
-        return {
-            "room_id": self.room_id,
-            "name": self.name,
-            "section": self.section,
-            "description": self.description,
-            "room_owner_id": self.room_owner_id,
-            "users_id": users_id,
-            "state": int(len(users_id) > 1),
-        }
+    @compiled
+    def owner(room_id):
+        return Room.select(Room.room_owner_id).where(Room.room_id == room_id)
+
+    @compiled
+    def added(name, section, description, owner, folded_name, folded_section, folded_description):
+        room = Room.insert(
+            name=name,
+            section=section,
+            description=description,
+            room_owner_id=owner,
+            folded_name=folded_name,
+            folded_section=folded_section,
+            folded_description=folded_description,
+        )
+        return room.returning(Room.room_id)
+
+    @compiled
+    def removed(room_id):
+        room = Room.delete().where(Room.room_id == room_id)
+        return room.returning(Room.folded_name, Room.folded_section, Room.folded_description)
 
 
 class Member(Table):
@@ -357,6 +405,22 @@ class Member(Table):
         without_rowid = True
         indexes = ((("openid", "room"), True),)
 
+    @compiled
+    def found(room_id, openid):
+        return Member.select(Member.joined).where(Member.room == room_id, Member.openid == openid)
+
+    @compiled
+    def counted(room_id):
+        return Member.select(fn.count()).where(Member.room == room_id)
+
+    @compiled
+    def added(room_id, joined, openid):
+        return Member.insert(room=room_id, joined=joined, openid=openid)
+
+    @compiled
+    def removed(room_id, openid):
+        return Member.delete().where(Member.room == room_id, Member.openid == openid)
+
 
 class Message(Table):
     """What a member said; `message_id` is the clock's tick at which they said it."""
@@ -370,18 +434,138 @@ class Message(Table):
         primary_key = CompositeKey("room", "message_id")
         without_rowid = True
 
-    @property
-    def time(self):
-        return rfc3339(self.message_id)
+    @classmethod
+    def in_room(cls, room_id, limit, before, after):
+        """The newest page before `before`, or, if there is an `after`, the oldest after it."""
+        found = (
+            cls.older(room_id, limit, before) if after is None else cls.newer(room_id, limit, after)
+        )
+        if not found:
+            raise Refused("room_not_found")
+        return found
 
-    def shown(self):
-        """The three fields of the document and the message_id."""
-        return {
-            "openid": self.openid,
-            "message": self.message,
-            "time": self.time,
-            "message_id": self.message_id,
-        }
+    @compiled
+    def older(room_id, limit, before):
+        older = Message.select().where(Message.room == room_id, Message.message_id < before)
+        return said(room_id, older.order_by(Message.message_id.desc()), limit)
+
+    @compiled
+    def newer(room_id, limit, after):
+        newer = Message.select().where(Message.room == room_id, Message.message_id > after)
+        return said(room_id, newer.order_by(Message.message_id), limit)
+
+    @compiled
+    def added(room_id, message_id, openid, message):
+        message = Message.insert(
+            room=room_id, message_id=message_id, openid=openid, message=message
+        )
+        return message.returning(rfc3339(Message.message_id))
+
+
+class RoomIndex(FTS5Model):
+    """The words by which search finds rooms, in the order of room_id."""
+
+    words = SearchField()
+
+    class Meta:
+        database = database
+        table_name = "room_index"
+        # The words themselves are not kept. A single character is a beginning of 7 letters.
+        options = {"content": "", "columnsize": 0, "tokenize": "ascii", "prefix": 7}  # noqa: RUF012
+
+    @classmethod
+    def add(cls, room_id, *folded):
+        cls.added(room_id, written(*folded))
+
+    @classmethod
+    def remove(cls, room_id, *folded):
+        cls.delete_command(room_id, words=written(*folded))
+
+    @compiled
+    def added(room_id, words):
+        return RoomIndex.insert(rowid=room_id, words=words)
+
+    @compiled
+    def matching(words, limit):
+        """A JSON array of the newest room_ids with some words, in the syntax of FTS5."""
+        rooms = RoomIndex.select(RoomIndex.rowid).where(RoomIndex.match(words))
+        newest = rooms.order_by(RoomIndex.rowid.desc()).limit(limit)
+        return Select([newest], [fn.json_group_array(newest.c.rowid)])
+
+
+# How far a search reaches, each further than the one before.
+NAME, NAME_OR_SECTION, ANYWHERE = REACHES = "nsa"
+
+
+def written(name, section, description):
+    """The words of a room's folded texts."""
+    reached = (
+        (NAME, [name]),
+        (NAME_OR_SECTION, [name, section]),
+        (ANYWHERE, [name, section, description]),
+    )
+    return " ".join(
+        word for reach, texts in reached for text in texts for word in words(reach, text)
+    )
+
+
+def words(reach, text):
+    """A folded text as words: each of its characters with the one after it, if that is no blank.
+
+    So a text holds what is looked for where all but the last of its words follow each other. A word
+    begins with the letter of its reach, since FTS5 tells its own columns apart only by reading the
+    rooms; then come six hexadecimal digits a character, so that any may be one.
+    """
+    for part in text.split():
+        codes = [f"{ord(character):06x}" for character in part]
+        for code, following in zip(codes, [*codes[1:], ""], strict=True):
+            yield reach + code + following
+
+
+def newest(before):
+    return Room.select(Room.room_id).where(Room.room_id < before).order_by(Room.room_id.desc())
+
+
+def listed(rooms, limit):
+    """A page of rooms with the seven fields of the document."""
+    somebody = Member.alias()
+    joined = somebody.select(somebody.openid).where(somebody.room == Room.room_id)
+    members = joined.order_by(somebody.joined)
+    users_id = Select([members], [fn.json_group_array(members.c.openid)]).alias("users_id")
+    rows = rooms.select(
+        Room.room_id, Room.name, Room.section, Room.description, Room.room_owner_id, users_id
+    )
+
+    first = rows.limit(limit)
+    room = first.c
+    shown = array(
+        first,
+        room_id=room.room_id,
+        name=room.name,
+        section=room.section,
+        description=room.description,
+        room_owner_id=room.room_owner_id,
+        users_id=fn.json(room.users_id),
+        state=fn.json_array_length(room.users_id) > 1,
+    )
+    return Select(columns=[shown, more(rows, limit)])
+
+
+def said(room_id, messages, limit):
+    """A page of messages with the three fields of the document and their message_id."""
+    first = messages.limit(limit)
+    message = first.c
+    in_order = Select([first], [message.openid, message.message, message.message_id])
+    in_order = in_order.order_by(message.message_id)
+    message = in_order.c
+    shown = array(
+        in_order,
+        openid=message.openid,
+        message=message.message,
+        time=rfc3339(message.message_id),
+        message_id=message.message_id,
+    )
+    return Room.select(shown, more(messages, limit)).where(Room.room_id == room_id)
 
 
 def open_database(path):
@@ -407,11 +591,24 @@ def open_database(path):
         if path.stat().st_ino != file:
             raise Unusable(f"{path} was replaced while it was opened")
     except (DatabaseError, sqlite3.DatabaseError, OSError, Unusable) as problem:
-        database.close()
-        database.init(None)
+        close_database()
         if isinstance(problem, Unusable):
             raise
         raise Unusable(f"cannot open the database {path}: {problem}") from None
+
+
+def close_database():
+    """Close the connections of this thread and of those that have ended.
+
+    The last to do so leaves nothing beside the file; if two did it at once, each would leave the
+    log to the other.
+    """
+    with suppress(OSError), turns.taken(queue(), BUSY_SECONDS):
+        gc.collect()  # a connection is part of a cycle
+        database.close()
+        Path(queue()).unlink(missing_ok=True)
+    database.close()
+    database.init(None)
 
 
 def has_ours(path):
@@ -439,13 +636,15 @@ def schema_version():
 
 def create_schema():
     with writing():
-        database.create_tables([Clock, User, Room, Member, Message])
+        database.create_tables(TABLES)
         for guard in GUARDS:
             database.execute_sql(guard)
         Clock.insert(id=1, last_time=now()).on_conflict_ignore().execute()
         database.application_id = APPLICATION_ID
         database.user_version = schema_version()
 
+
+TABLES = [Clock, User, Room, Member, Message, RoomIndex]
 
 # The limits that a CHECK of one row's columns cannot express.
 GUARDS = (
@@ -463,6 +662,17 @@ GUARDS = (
     BEGIN SELECT RAISE(ABORT, 'bad_preference'); END
     """,
 )
+
+
+def index_rooms():
+    """Let the rooms be found by their words and their whole names."""
+    database.create_tables([Room, RoomIndex])
+    folded = Room.folded_name, Room.folded_section, Room.folded_description
+    for room_id, *texts in Room.select(Room.room_id, *folded).tuples().iterator():
+        RoomIndex.add(room_id, *texts)
+
+
+UPGRADES = [index_rooms]  # what brings the schema up by one version, the first from 1 to 2
 
 
 def keep_write_ahead_log():
@@ -483,6 +693,7 @@ def keep_write_ahead_log():
 def upgrade(path):
     """Bring an older schema up to ours in one transaction, after a copy beside it."""
     old = dated(path, f"version-{database.user_version}")
+    log.warning("%s is of an older version and is brought up to date, after a copy to %s", path, old)
     copy(database.connection(), old)
     database.foreign_keys = 0  # or a table that is made anew would take along what refers to it
     try:
@@ -556,9 +767,3 @@ def beside(path, ending):
 
 def now():
     return time.time_ns() // 1_000_000
-
-
-def rfc3339(milliseconds):
-    """The moment so long after 1970 in UTC, as `2026-11-23T08:28:00.123Z`."""
-    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=milliseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03}Z"

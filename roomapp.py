@@ -14,8 +14,9 @@ import threading
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 from time import time as now
+from typing import NamedTuple
 from urllib.parse import quote
 
 from bottle import Bottle, HTTPError, request, response
@@ -24,7 +25,18 @@ from waitress import create_server, wasyncore
 
 import backup
 import models
-from models import Clock, Refused, Room, Unusable, User, fault, open_database, reading, writing
+from models import (
+    Clock,
+    Message,
+    Refused,
+    Room,
+    Unusable,
+    User,
+    fault,
+    fold,
+    open_database,
+    writing,
+)
 from search import find
 
 __version__ = "1.0.0"
@@ -32,7 +44,7 @@ __version__ = "1.0.0"
 BODY_AT_MOST = 64 * 1024  # bytes
 KEY_AT_MOST = 60  # characters
 LIMIT_AT_MOST = 500  # rows on a page
-OPTIONAL = {"limit": 100, "before": None, "after": None}
+OPTIONAL = {"limit": 100, "before": models.ID_AT_MOST, "after": None}
 
 # Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
@@ -73,13 +85,13 @@ def info():
 @app.post("/usr/roomlist1")
 def roomlist1():
     openid, limit, before = received("openid", "limit", "before")
-    return rooms(Room.owned_by(openid), limit, before)
+    return listed("rooms", Room.owned_by(openid, limit, before))
 
 
 @app.post("/usr/roomlist2")
 def roomlist2():
     openid, limit, before = received("openid", "limit", "before")
-    return rooms(Room.joined_by(openid), limit, before)
+    return listed("rooms", Room.joined_by(openid, limit, before))
 
 
 @app.post("/usr/join")
@@ -96,7 +108,7 @@ def join():
 @app.post("/room/section")
 def section():
     section, limit, before = received("section", "limit", "before")
-    return rooms(Room.in_section(section), limit, before)
+    return listed("rooms", Room.in_section(fold(section), limit, before))
 
 
 @app.post("/room/add")
@@ -126,18 +138,15 @@ def delete():
 @app.post("/room/get_message")
 def get_message():
     room_id, limit, before, after = received("room_id", "limit", "before", "after")
-    with reading():
-        messages, has_more = page(Room.numbered(room_id).said(before, after), limit)
-    messages.sort(key=lambda message: message.message_id)
-    return done(messages=[message.shown() for message in messages], has_more=has_more)
+    return listed("messages", Message.in_room(room_id, limit, before, after))
 
 
 @app.post("/room/send_message")
 def send_message():
     room_id, openid, message = received("room_id", "openid", "message")
     with writing():
-        posted = Room.numbered(room_id).post(openid, message)
-    return done(message_id=posted.message_id, time=posted.time)
+        message_id, time = Room.numbered(room_id).post(openid, message)
+    return done(message_id=message_id, time=time)
 
 
 # 三、其他
@@ -146,29 +155,21 @@ def send_message():
 @app.post("/search")
 def search():
     key, limit = received("key", "limit")
-    return rooms(find(key), limit)
+    return listed("rooms", find(key, limit))
 
 
 @app.get("/time")
 def time():
-    return done(last_time=models.rfc3339(Clock.read()))
+    return done(last_time=Clock.read())
 
 
 # What is answered
 
 
-def rooms(query, limit, before=None):
-    """Answer with the first `limit` rooms of a query, or with those older than `before`."""
-    if before is not None:
-        query = query.where(Room.room_id < before)
-    found, has_more = page(query, limit)
-    return done(rooms=[room.shown() for room in found], has_more=has_more)
-
-
-def page(query, limit):
-    """The first `limit` rows of a query, and whether there are more."""
-    rows = list(query.limit(limit + 1))
-    return rows[:limit], len(rows) > limit
+def listed(name, found):
+    """Answer with the one row that a finder of many gives."""
+    ((array, has_more),) = found
+    return done(**{name: Written(array)}, has_more=bool(has_more))
 
 
 def done(**fields):
@@ -186,7 +187,19 @@ def answer(status, **fields):
     response.content_type = "application/json"
     response.set_header("Cache-Control", "no-store")
     response.set_header("X-Content-Type-Options", "nosniff")
-    return json.dumps(fields, ensure_ascii=False)
+    parts = []
+    for name, value in fields.items():
+        parts += ",", f'"{name}":', value.json if isinstance(value, Written) else written(value)
+    return "".join(["{", *parts[1:], "}"])
+
+
+class Written(NamedTuple):
+    """A value that SQLite has written as JSON, perhaps in megabytes, which are best not copied."""
+
+    json: str
+
+
+written = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 # In the order in which they are looked for. What the mini-program shows in a toast is Chinese.
@@ -410,10 +423,16 @@ def port(value):
     return int(value)
 
 
-def threads(value):
+def amount(value):
     if not (value.isdecimal() and 1 <= int(value) <= 100):
-        raise ArgumentTypeError(f"{value!r} is not a number of threads, 1 to 100")
+        raise ArgumentTypeError(f"{value!r} is not a number from 1 to 100")
     return int(value)
+
+
+def workers(value):
+    if amount(value) > 1 and not hasattr(os, "fork"):
+        raise ArgumentTypeError("this system has only one worker: it cannot fork")
+    return amount(value)
 
 
 # option: (default, what reads it, what it is)
@@ -425,7 +444,8 @@ OPTIONS = {
         Path,
         "SQLite file that keeps the data, made when it is missing",
     ),
-    "threads": ("8", threads, "how many requests are answered at the same time"),
+    "threads": ("4", amount, "how many requests a process answers at the same time"),
+    "workers": ("1", workers, "how many processes answer, each on a core of its own"),
 }
 
 
@@ -522,11 +542,68 @@ def run(options):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     listener = listen(options.host, options.port)
     open_database(options.database)
+    if options.workers == 1:
+        work(listener, options)
+    else:
+        models.close_database()  # what SQLite has open must not be taken through a fork
+        supervise(listener, options)
+
+
+def work(listener, options, supervisor=None):
+    """Answer until this process is told to stop, or its supervisor is no more."""
     server = serving(app if options.quiet else logged(app), listener, options.threads)
     stopping = stop_at_signals(server)
-    announce(server, options.database)
-    serve(server, stopping)
-    models.database.close()  # the last to do so folds the log into the file
+    if supervisor is None:
+        announce(listener, options.database)
+    serve(server, lambda: stopping.is_set() or supervisor not in (None, os.getppid()))
+    models.close_database()
+
+
+def supervise(listener, options):
+    """Keep workers answering, replace those that die, and stop them all when told to."""
+    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # or it would not be kept until it is waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    workers = {fork(listener, options) for _ in range(options.workers)}
+    announce(listener, options.database)
+    while signal.sigwait(watched) == signal.SIGCHLD:
+        for pid in ended(workers):
+            log.error("worker %d ended and is replaced", pid)
+            sleep(1)  # or one that cannot even start would be replaced without pause
+            workers.add(fork(listener, options))
+    listener.close()
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    for pid in workers:
+        os.waitpid(pid, 0)
+
+
+def fork(listener, options):
+    """Start a worker, and return its process id."""
+    supervisor = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        open_database(options.database)
+        work(listener, options, supervisor=supervisor)
+        status = 0
+    except SystemExit:  # told to stop before it had begun
+        status = 0
+    except Unusable as problem:
+        log.error("%s", problem)
+    except BaseException:
+        log.exception("a worker cannot go on")
+    os._exit(status)
+
+
+def ended(workers):
+    for pid in list(workers):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            workers.remove(pid)
+            yield pid
 
 
 def listen(host, port):
@@ -546,6 +623,7 @@ def serving(app, listener, threads):
         map=wasyncore.socket_map,
         sockets=[listener],
         threads=threads,
+        send_bytes=18_000,  # an answer of fewer leaves in one piece
         connection_limit=connections(),
         max_request_body_size=REQUEST_AT_MOST,
         max_request_header_size=32 * 1024,
@@ -599,27 +677,31 @@ def stop_at_signals(server):
     return stopping
 
 
-def announce(server, database):
-    address = ipaddress.ip_address(server.effective_host)
+def announce(listener, database):
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
     if address.is_unspecified:
         host = "127.0.0.1" if address.version == 4 else "::1"
     else:
         host = str(address)
-    link = f"http://{f'[{host}]' if ':' in host else host}:{server.effective_port}/time"
+    link = f"http://{f'[{host}]' if ':' in host else host}:{port}/time"
     print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
     if not address.is_loopback:
         log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
 
 
-def serve(server, stopping):
-    """Answer until `stopping`, then every request that was received whole, for STOP_WITHIN.
+def serve(server, told_to_stop):
+    """Answer until told to stop, then every request that was received whole, for STOP_WITHIN.
 
     waitress's own way to stop would drop the requests that wait for a thread.
     """
     turn = partial(wasyncore.loop, use_poll=True, count=1)
-    while not stopping.is_set():
+    look_again = monotonic()
+    while not told_to_stop():
         turn(timeout=1)
-        drop_the_stuck(server)
+        if monotonic() > look_again:
+            drop_the_stuck(server)
+            look_again = monotonic() + 1
     deadline = monotonic() + STOP_WITHIN
     take_in_the_last(server)
     while server.active_channels and monotonic() < deadline:
@@ -628,7 +710,7 @@ def serve(server, stopping):
         turn(timeout=0.1)
     server.task_dispatcher.shutdown(timeout=deadline - monotonic())
     for thread in threading.enumerate():
-        if thread is not threading.current_thread():  # each closes its connection as it ends
+        if thread is not threading.current_thread():  # each has the database open
             thread.join(max(0, deadline - monotonic()))
 
 

@@ -1,41 +1,39 @@
 """What a key finds: a number looks a room up, a text is matched."""
 
-from functools import reduce
-from operator import and_, or_
+import json
 
-from peewee import Case
-
-from models import Room, fold
+from models import REACHES, Room, RoomIndex, fold, reading, words
 
 
-def find(key):
-    """The rooms that `key`, a number or a text, finds: best first, newest first among equals."""
+def find(key, limit):
+    """The rooms that `key`, a number or a text, finds, as the finders of Room give them."""
     if isinstance(key, int):
-        return Room.listed().where(Room.room_id == key)
-    return matching(fold(key))
+        return Room.with_number(key, limit)
+    with reading():
+        return Room.in_order(json.dumps(matching(fold(key), limit + 1)), limit)
 
 
-def matching(key):
-    """The rooms in whose name, section or description every part of a folded key occurs.
+def matching(key, limit):
+    """The room_ids in whose name, section or description every part of a folded key occurs.
 
     First those whose name is the key, then those with every part in the name, then those with
-    every part in the name or the section.
+    every part in the name or the section; newest first among equals.
     """
     parts = set(key.split())
-    name, section, description = Room.folded_name, Room.folded_section, Room.folded_description
-    rank = Case(
-        None,
-        (
-            (name == key, 0),
-            (every(parts, name), 1),
-            (every(parts, name, section), 2),
-        ),
-        3,
-    )
-    found = Room.listed().where(every(parts, name, section, description))
-    return found.order_by(rank, Room.room_id.desc())
+    ((named,),) = Room.named(key, limit)
+    found = dict.fromkeys(json.loads(named))
+    for reach in REACHES:
+        if len(found) < limit:
+            ((indexed,),) = RoomIndex.matching(every(parts, reach), limit)
+            found |= dict.fromkeys(json.loads(indexed))
+    return list(found)[:limit]
 
 
-def every(parts, *fields):
-    """Whether each part occurs in one of the fields."""
-    return reduce(and_, (reduce(or_, (f.contains(part) for f in fields)) for part in parts))
+def every(parts, reach):
+    """That each part occurs within a reach, in the syntax of FTS5."""
+    return " AND ".join(phrase(reach, part) for part in parts)
+
+
+def phrase(reach, part):
+    *pairs, last = words(reach, part)
+    return " + ".join(pairs) or f"{last}*"

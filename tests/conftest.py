@@ -2,11 +2,12 @@
 
 import sqlite3
 from contextlib import closing
+from itertools import chain
 
 import pytest
 from webtest import TestApp
 
-from models import database, open_database
+from models import close_database, open_database
 from roomapp import app
 from serving import servers
 
@@ -16,8 +17,7 @@ def database_file(tmp_path):
     file = tmp_path / "roomapp.db"
     open_database(file)
     yield file
-    database.close()
-    database.init(None)
+    close_database()
 
 
 @pytest.fixture
@@ -42,14 +42,16 @@ def last_time(client):
 
 @pytest.fixture
 def kept(database_file):
-    """Everything in the database, as SQL, to be compared."""
+    """Everything in the database, row by row, to be compared."""
 
     def kept():
-        connection = sqlite3.connect(database_file)
-        try:
-            return list(connection.iterdump())
-        finally:
-            connection.close()
+        with closing(sqlite3.connect(database_file)) as connection:
+            schema = connection.execute("SELECT * FROM sqlite_master").fetchall()
+            tables = [
+                name for kind, name, _, _, sql in schema if kind == "table" and "USING" not in sql
+            ]
+            rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+        return [str(row) for row in chain(schema, *rows)]
 
     return kept
 

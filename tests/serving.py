@@ -103,7 +103,10 @@ def servers(folder):
 
 def made(file):
     """A database as the service makes it."""
-    script = "import pathlib, sys, models; models.open_database(pathlib.Path(sys.argv[1]))"
+    script = """if True:
+        import pathlib, sys, models
+        models.open_database(pathlib.Path(sys.argv[1]))
+        models.close_database()"""
     subprocess.run([sys.executable, "-c", script, str(file)], cwd=PROJECT, check=True)
 
 

@@ -17,7 +17,7 @@ from webtest import TestApp
 
 import backup
 import models
-from models import Message, Room, Unusable, database, open_database, writing
+from models import Message, Room, Unusable, close_database, database, open_database, writing
 from roomapp import app
 from serving import ONE_SHOT, command, environment, linux, made, refused_to_start
 
@@ -296,7 +296,7 @@ def test_a_check_tells_how_the_database_is(start, run, file):
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert facts["database"].startswith(str(file))
     assert facts["journal"].startswith("wal, ")
-    assert facts["schema"] == "1, of 1 known"
+    assert facts["schema"] == "2, of 2 known"
     assert facts["SQLite"] == sqlite3.sqlite_version
     assert [facts[table] for table in ("user", "room", "member", "message")] == [
         "1 rows",
@@ -348,8 +348,7 @@ def first_schema(file):
         connection.executescript(FIRST_SCHEMA.read_text(encoding="utf-8"))
     yield file
     if not database.deferred:
-        database.close()
-        database.init(None)
+        close_database()
 
 
 def objects(file):
@@ -376,6 +375,13 @@ def test_a_database_of_the_first_version_serves_as_it_did(first_schema):
     assert [each["message"] for each in messages["messages"]] == ["今晚八点？", "好 🎮"]
 
 
+@pytest.mark.parametrize("key", ["lol 开黑", "黑", "OL", "今晚"])
+def test_rooms_of_the_first_version_are_found_by_their_text(first_schema, key):
+    open_database(first_schema)
+    answer = TestApp(app).post_json("/search", {"key": key})
+    assert [room["room_id"] for room in answer.json["rooms"]] == [2]
+
+
 def test_an_upgraded_database_is_like_a_new_one(first_schema, tmp_path):
     open_database(first_schema)
     database.close()
@@ -394,21 +400,19 @@ def test_an_older_database_is_upgraded_at_start_after_a_copy(first_schema, monke
 
     open_database(first_schema)
     before = shown()
-    database.close()
-    database.init(None)
-    monkeypatch.setattr(models, "UPGRADES", [make_rooms_anew_with_a_colour])
+    close_database()
+    monkeypatch.setattr(models, "UPGRADES", [*models.UPGRADES, make_rooms_anew_with_a_colour])
     open_database(first_schema)
     assert shown() == before
     assert told(first_schema, "SELECT colour FROM room") == ["green"]
-    assert told(first_schema, "PRAGMA user_version") == [2]
+    assert told(first_schema, "PRAGMA user_version") == [3]
     assert database.foreign_keys == 1
     (copy,) = first_schema.parent.glob("roomapp.db.version-1-*Z")
     assert told(copy, "PRAGMA user_version") == [1]
     assert told(copy, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
-    database.close()
-    database.init(None)
+    close_database()
     open_database(first_schema)
-    assert len(list(first_schema.parent.glob("*version*"))) == 1, "one upgrade, one copy"
+    assert len(list(first_schema.parent.glob("*version*"))) == 2, "one upgrade, one copy"
 
 
 def test_an_upgrade_that_fails_changes_nothing(first_schema, monkeypatch):

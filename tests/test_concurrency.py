@@ -1,6 +1,7 @@
 """Many clients at once on the same rooms."""
 
 import json
+import os
 import random
 import threading
 from contextlib import closing
@@ -9,6 +10,13 @@ import pytest
 
 CLIENTS = 16
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
+def workers(request):
+    if request.param > 1 and not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    return request.param
 
 
 def at_once(server, live):
@@ -39,8 +47,8 @@ def at_once(server, live):
     return results
 
 
-def test_the_last_places_of_a_room_are_given_once(start):
-    server = start("--threads", CLIENTS, "--quiet")
+def test_the_last_places_of_a_room_are_given_once(start, workers):
+    server = start("--threads", CLIENTS, "--workers", workers, "--quiet")
     room_id = server.open_room()
     for number in range(490):
         server.post("/usr/join", room_id=room_id, openid=f"guest{number}")
@@ -58,8 +66,8 @@ def test_the_last_places_of_a_room_are_given_once(start):
     assert len(users_id) == len(set(users_id)) == 500
 
 
-def test_everything_at_once_leaves_everything_in_order(start):
-    server = start("--threads", CLIENTS, "--quiet")
+def test_everything_at_once_leaves_everything_in_order(start, workers):
+    server = start("--threads", CLIENTS, "--workers", workers, "--quiet")
     rooms = [server.open_room() for _ in range(4)]
 
     def live(number, post):
@@ -101,8 +109,8 @@ def test_everything_at_once_leaves_everything_in_order(start):
     assert server.request("GET", "/time")[1]["last_time"] == max(last_times) >= max(times)
 
 
-def test_the_time_moves_exactly_with_the_changes(start):
-    server = start("--threads", CLIENTS, "--quiet")
+def test_the_time_moves_exactly_with_the_changes(start, workers):
+    server = start("--threads", CLIENTS, "--workers", workers, "--quiet")
     room_id = server.open_room()
 
     def send(number, post):

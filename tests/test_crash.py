@@ -171,11 +171,14 @@ def test_what_was_answered_survives_kill_9(start, tmp_path, count):
         server = start("--quiet")
         for life in lives:
             life.check(server)
+            named = server.post("/search", key=life.openid, limit=500)["rooms"]
+            assert {room["room_id"] for room in named} == life.rooms.keys()
         assert server.request("GET", "/time")[1]["last_time"] >= max(x.last_time for x in lives)
         assert server.stop() == 0
         with closing(sqlite3.connect(tmp_path / "roomapp.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+            connection.execute("INSERT INTO room_index(room_index) VALUES('integrity-check')")
     answered = sum(life.answered for life in lives)
     print(f"{KILLS} kills of {count}, {answered} writes answered with 1, all there")
     assert answered > KILLS * 8
@@ -291,9 +294,8 @@ def test_what_was_answered_survives_a_power_cut(tmp_path):
         for number in range(250):  # enough for the log to be folded into the file on the way
             text = f"{number} " + "长" * 1900
             server.post("/room/send_message", room_id=room_id, openid="ming", message=text)
-        server.request(
-            "GET", "/time"
-        )  # once this is answered, so are the calls before in the trace
+        # Once this is answered, so are the calls before in the trace.
+        server.request("GET", "/time")
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGKILL)
 
@@ -305,7 +307,7 @@ def test_what_was_answered_survives_a_power_cut(tmp_path):
         name_of_file = target.rpartition("/")[2]
         ours = name_of_file in ("roomapp.db", "roomapp.db-wal", "roomapp.db-journal")
         if name == "sendto":
-            sent = re.search(rb'"response_code": 1, "message_id": (\d+)', content)
+            sent = re.search(rb'"response_code":1,"message_id":(\d+)', content)
             answered |= {int(sent[1])} if sent else set()
         elif name == "unlink":
             disk.unlink(bytes(content).decode().rpartition("/")[2])

@@ -1,6 +1,13 @@
 """三、1 搜索房间: a number looks a room up, a text is matched."""
 
+import random
+from functools import reduce
+from operator import and_, or_
+
 import pytest
+from peewee import Case
+
+from models import Room, fold, writing
 
 
 @pytest.fixture
@@ -125,3 +132,43 @@ def test_a_key_of_many_different_parts_is_searched(found, open_room):
     parts = "abcdefghijklmnopqrstuvwxyz0123"
     room_id = open_room(name=parts)
     assert found(" ".join(parts)[:60]) == [room_id]
+
+
+def found_by_like(key, limit):
+    """What a search is defined to find, by reading every room."""
+    key = fold(key)
+    name, section, description = Room.folded_name, Room.folded_section, Room.folded_description
+
+    def every(*fields):
+        parts = (reduce(or_, (field.contains(part) for field in fields)) for part in key.split())
+        return reduce(and_, parts)
+
+    better = (name == key, 0), (every(name), 1), (every(name, section), 2)
+    rooms = Room.select(Room.room_id).where(every(name, section, description))
+    ordered = rooms.order_by(Case(None, better, 3), Room.room_id.desc()).limit(limit)
+    return [room.room_id for room in ordered]
+
+
+@pytest.mark.parametrize(
+    ("rooms", "keys"), [(300, 300), pytest.param(3000, 3000, marks=pytest.mark.slow)]
+)
+def test_the_index_finds_what_like_finds_in_the_same_order(found, post, rooms, keys):
+    luck = random.Random(rooms)
+    alphabet = "ab王者🎮🏸%_\\\"'*-Ａßﬁé\u0301İ+(\U00020000" + " " * 6
+
+    def text(at_most):
+        return "".join(luck.choices(alphabet, k=luck.randint(1, at_most)))
+
+    with writing():
+        for _ in range(rooms):
+            Room.open(text(8).strip() or "a", text(3).strip() or "b", text(20), "ming")
+    for room_id in luck.sample(range(1, rooms + 1), rooms // 10):
+        assert post("/room/delete", room_id=room_id, openid="ming").json["response_code"] == 1
+    several = 0
+    for _ in range(keys):
+        if not fold(key := text(luck.choice([1, 2, 3, 6]))):
+            continue
+        limit = luck.choice([1, 5, 100])
+        assert found(key, limit=limit) == found_by_like(key, limit), key
+        several += len(found_by_like(key, 2)) == 2
+    assert several > keys / 10, "most keys are not in vain"
