@@ -72,9 +72,9 @@ def check(path):
     print("integrity  ok")
     if sqlite3.sqlite_version_info < WITHOUT_RESET_RACE:
         print(
-            "warning: this SQLite can damage a file that several processes write at once; servers of "
-            "roomapp take turns, except on Windows, but let no other program write it, or install "
-            "SQLite 3.51.3",
+            "warning: this SQLite can damage a file that several processes write at once; servers "
+            "of roomapp take turns, except on Windows, but let no other program write it, or "
+            "install SQLite 3.51.3",
             file=sys.stderr,
         )
 

@@ -693,7 +693,7 @@ def keep_write_ahead_log():
 def upgrade(path):
     """Bring an older schema up to ours in one transaction, after a copy beside it."""
     old = dated(path, f"version-{database.user_version}")
-    log.warning("%s is of an older version and is brought up to date, after a copy to %s", path, old)
+    log.warning("%s is of an older version and is upgraded, after a copy to %s", path, old)
     copy(database.connection(), old)
     database.foreign_keys = 0  # or a table that is made anew would take along what refers to it
     try:
