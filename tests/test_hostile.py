@@ -282,7 +282,7 @@ def test_slow_senders_hold_up_nobody(server):
 @pytest.mark.slow
 def test_who_takes_no_answers_does_not_keep_the_threads(start, tmp_path):
     """More of them than threads ask for megabytes at once and read nothing."""
-    hasty = "import roomapp; roomapp.STUCK_AFTER = 1; roomapp.main()"
+    hasty = "import roomapp, server; server.STUCK_AFTER = 1; roomapp.main()"
     options = ["--port=0", f"--database={tmp_path / 'roomapp.db'}", "--threads=2"]
     server = start(arguments=[sys.executable, "-c", hasty, *options])
     room_id = server.open_room()

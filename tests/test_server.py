@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import roomapp
+from server import STOP_WITHIN
 from serving import (
     ONE_SHOT,
     PROJECT,
@@ -239,8 +240,8 @@ def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, h
 
 @signals
 def test_it_does_not_wait_for_ever_before_it_stops(start, held, tmp_path):
-    assert roomapp.STOP_WITHIN == 30
-    hasty = "import roomapp; roomapp.STOP_WITHIN = 0.5; roomapp.main()"
+    assert STOP_WITHIN == 30
+    hasty = "import roomapp, server; server.STOP_WITHIN = 0.5; roomapp.main()"
     database = ["--database", str(tmp_path / "roomapp.db")]
     server = start(arguments=[sys.executable, "-c", hasty, "--port=0", *database])
     held.execute("BEGIN IMMEDIATE")
