@@ -74,7 +74,7 @@ def fill(file, rooms, members=3):
             insert("INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?, ?)", opened)
             insert(
                 "INSERT INTO room_index (rowid, words) VALUES (?, ?)",
-                ((room_id, written(*folded)) for room_id, _, _, _, _, *folded in opened),
+                ((-room_id, written(*folded)) for room_id, _, _, _, _, *folded in opened),
             )
             insert(
                 "INSERT INTO member VALUES (?, ?, ?)",

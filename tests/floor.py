@@ -64,7 +64,7 @@ IN_SECTION = page(
 NUMBERED = page("room WHERE room_id = :key")
 GIVEN = page("json_each(:room_ids) JOIN room ON room_id = value ORDER BY key")
 NAMED = "SELECT room_id FROM room WHERE folded_name = ? ORDER BY room_id DESC LIMIT ?"
-INDEXED = "SELECT rowid FROM room_index WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?"
+INDEXED = "SELECT -rowid FROM room_index WHERE words MATCH ? ORDER BY rowid LIMIT ?"
 
 
 def messages(which):
@@ -138,7 +138,7 @@ def add():
     with writing() as run:
         values = name, section, description, owner, *folded
         room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values).lastrowid
-        run("INSERT INTO room_index (rowid, words) VALUES (?, ?)", (room_id, written(*folded)))
+        run("INSERT INTO room_index (rowid, words) VALUES (?, ?)", (-room_id, written(*folded)))
         run("INSERT INTO member VALUES (?, ?, ?)", (room_id, tick(run), owner))
     return done(room_id=room_id)
 
@@ -158,7 +158,7 @@ def delete():
         RETURNING folded_name, folded_section, folded_description"""
     with writing() as run:
         (folded,) = run(removed, sent)
-        values = sent["room_id"], written(*folded)
+        values = -sent["room_id"], written(*folded)
         run("INSERT INTO room_index (room_index, rowid, words) VALUES ('delete', ?, ?)", values)
         tick(run)
     return done()
