@@ -4,12 +4,14 @@ import gc
 import json
 import logging
 import os
+import secrets
 import sqlite3
 import time
 import unicodedata
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cache
+from hashlib import sha256
 from inspect import signature
 from itertools import chain
 from pathlib import Path
@@ -48,6 +50,7 @@ MESSAGE_AT_MOST = 2000
 MEMBERS_AT_MOST = 500
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
+TOKEN_SECONDS = 7 * 24 * 60 * 60
 BUSY_SECONDS = 5
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 
@@ -247,8 +250,11 @@ class User(Table):
     )
 
     @classmethod
-    def known_as(cls, openid):
+    def known_as(cls, openid, reader):
+        """The profile of openid, for themself, for somebody in a common room, or for None."""
         for sex, preference in cls.profile(openid):
+            if reader not in (None, openid) and not Member.met(openid, reader):
+                raise Refused("identity_mismatch")
             return cls(openid=openid, sex=json.loads(sex), preference=json.loads(preference))
         raise Refused("user_not_found")
 
@@ -257,6 +263,10 @@ class User(Table):
         """Create the profile or replace it; the same again changes nothing."""
         if cls.replaced(openid, json.dumps(sex), json.dumps(preference)):
             Clock.tick()
+
+    @classmethod
+    def exists(cls, openid):
+        return bool(cls.profile(openid))
 
     @compiled
     def profile(openid):
@@ -339,10 +349,12 @@ class Room(Table):
             raise Refused("room_full")
         Member.added(self.room_id, Clock.tick(), openid)
 
-    def remove(self, openid):
-        """Take openid out; what they said stays."""
+    def remove(self, openid, by):
+        """Take openid out at the wish of the owner, of openid, or of None; what they said stays."""
         if not self.has(openid):
             raise Refused("member_not_found")
+        if by not in (None, openid, self.room_owner_id):
+            raise Refused("not_owner")
         if openid == self.room_owner_id:
             raise Refused("owner_cannot_leave")
         Member.removed(self.room_id, openid)
@@ -410,6 +422,13 @@ class Member(Table):
         return Member.select(Member.joined).where(Member.room == room_id, Member.openid == openid)
 
     @compiled
+    def met(openid, other):
+        """The rooms, one at most, in which both are."""
+        others = Member.alias()
+        both = Member.select(Member.room).join(others, on=(others.room == Member.room))
+        return both.where(Member.openid == openid, others.openid == other).limit(1)
+
+    @compiled
     def counted(room_id):
         return Member.select(fn.count()).where(Member.room == room_id)
 
@@ -435,13 +454,18 @@ class Message(Table):
         without_rowid = True
 
     @classmethod
-    def in_room(cls, room_id, limit, before, after):
-        """The newest page before `before`, or, if there is an `after`, the oldest after it."""
+    def in_room(cls, room_id, limit, before, after, reader):
+        """The newest page before `before`, or, if there is an `after`, the oldest after it.
+
+        The reader is a member, or None.
+        """
         found = (
             cls.older(room_id, limit, before) if after is None else cls.newer(room_id, limit, after)
         )
         if not found:
             raise Refused("room_not_found")
+        if reader is not None and not Member.found(room_id, reader):
+            raise Refused("not_member")
         return found
 
     @compiled
@@ -460,6 +484,52 @@ class Message(Table):
             room=room_id, message_id=message_id, openid=openid, message=message
         )
         return message.returning(rfc3339(Message.message_id))
+
+
+class Token(Table):
+    """That openid has logged in, until `expires`, in milliseconds since 1970.
+
+    Of the token only its SHA-256 is kept. It is found by that, in a time that tells nothing of the
+    token: who guesses cannot choose how much of it a guess has in common with another.
+    """
+
+    digest = TextField(primary_key=True)
+    openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
+    expires = BigIntegerField(index=True)
+
+    class Meta:
+        without_rowid = True
+
+    @classmethod
+    def issue(cls, openid):
+        """A new token for openid, 32 random bytes as text; expired ones are forgotten."""
+        token = secrets.token_urlsafe(32)
+        cls.forgotten(now())
+        cls.added(digest(token), openid, now() + TOKEN_SECONDS * 1000)
+        return token
+
+    @classmethod
+    def holder(cls, token):
+        """The openid to whom a token was issued."""
+        for (openid,) in cls.found(digest(token), now()):
+            return openid
+        raise Refused("login_required")
+
+    @compiled
+    def found(digest, now):
+        return Token.select(Token.openid).where(Token.digest == digest, Token.expires > now)
+
+    @compiled
+    def added(digest, openid, expires):
+        return Token.insert(digest=digest, openid=openid, expires=expires)
+
+    @compiled
+    def forgotten(now):
+        return Token.delete().where(Token.expires <= now)
+
+
+def digest(token):
+    return sha256(token.encode()).hexdigest()
 
 
 class RoomIndex(FTS5Model):
@@ -648,7 +718,7 @@ def create_schema():
         database.user_version = schema_version()
 
 
-TABLES = [Clock, User, Room, Member, Message, RoomIndex]
+TABLES = [Clock, User, Room, Member, Message, RoomIndex, Token]
 
 # The limits that a CHECK of one row's columns cannot express.
 GUARDS = (
@@ -676,7 +746,12 @@ def index_rooms():
         RoomIndex.add(room_id, *texts)
 
 
-UPGRADES = [index_rooms]  # what brings the schema up by one version, the first from 1 to 2
+def keep_tokens():
+    database.create_tables([Token])
+
+
+# What brings the schema up by one version, the first from 1 to 2.
+UPGRADES = [index_rooms, keep_tokens]
 
 
 def keep_write_ahead_log():

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -10,20 +11,25 @@ import sqlite3
 import sys
 import threading
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from bottle import Bottle, HTTPError, request, response
 from peewee import DatabaseError
 
 import backup
 import models
+import wechat
 from models import (
     Clock,
     Message,
     Refused,
     Room,
+    Token,
     Unusable,
     User,
     fault,
@@ -38,7 +44,10 @@ __version__ = "1.0.0"
 
 BODY_AT_MOST = 64 * 1024  # bytes
 KEY_AT_MOST = 60  # characters
+CODE_AT_MOST = 128  # characters; WeChat's have 32
 LIMIT_AT_MOST = 500  # rows on a page
+LOGINS_AT_ONCE = 2000  # from one address, behind which there may be a campus
+LOGINS_A_SECOND = 2  # once those are used up
 OPTIONAL = {"limit": 100, "before": models.ID_AT_MOST, "after": None}
 
 # Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
@@ -60,34 +69,34 @@ app = Bottle()
 def complete():
     openid, sex, preference = received("openid", "sex", "preference")
     with writing():
-        User.complete(openid, sex, preference)
+        User.complete(acting(openid), sex, preference)
     return done()
 
 
 @app.post("/usr/info")
 def info():
     (openid,) = received("openid")
-    user = User.known_as(openid)
+    user = User.known_as(openid, reader=request.caller)
     return done(sex=user.sex, preference=user.preference)
 
 
 @app.post("/usr/roomlist1")
 def roomlist1():
     openid, limit, before = received("openid", "limit", "before")
-    return listed("rooms", Room.owned_by(openid, limit, before))
+    return listed("rooms", Room.owned_by(acting(openid), limit, before))
 
 
 @app.post("/usr/roomlist2")
 def roomlist2():
     openid, limit, before = received("openid", "limit", "before")
-    return listed("rooms", Room.joined_by(openid, limit, before))
+    return listed("rooms", Room.joined_by(acting(openid), limit, before))
 
 
 @app.post("/usr/join")
 def join():
     room_id, openid = received("room_id", "openid")
     with writing():
-        Room.numbered(room_id).admit(openid)
+        Room.numbered(room_id).admit(acting(openid))
     return done()
 
 
@@ -104,7 +113,7 @@ def section():
 def add():
     name, section, description, owner = received("name", "section", "description", "room_owner_id")
     with writing():
-        room = Room.open(name, section, description, owner)
+        room = Room.open(name, section, description, acting(owner))
     return done(room_id=room.room_id)
 
 
@@ -112,7 +121,7 @@ def add():
 def kick():
     room_id, openid = received("room_id", "openid")
     with writing():
-        Room.numbered(room_id).remove(openid)
+        Room.numbered(room_id).remove(openid, by=request.caller)
     return done()
 
 
@@ -120,21 +129,22 @@ def kick():
 def delete():
     room_id, openid = received("room_id", "openid")
     with writing():
-        Room.numbered(room_id).close(openid)
+        Room.numbered(room_id).close(acting(openid))
     return done()
 
 
 @app.post("/room/get_message")
 def get_message():
     room_id, limit, before, after = received("room_id", "limit", "before", "after")
-    return listed("messages", Message.in_room(room_id, limit, before, after))
+    found = Message.in_room(room_id, limit, before, after, reader=request.caller)
+    return listed("messages", found)
 
 
 @app.post("/room/send_message")
 def send_message():
     room_id, openid, message = received("room_id", "openid", "message")
     with writing():
-        message_id, time = Room.numbered(room_id).post(openid, message)
+        message_id, time = Room.numbered(room_id).post(acting(openid), message)
     return done(message_id=message_id, time=time)
 
 
@@ -150,6 +160,25 @@ def search():
 @app.get("/time")
 def time():
     return done(last_time=Clock.read())
+
+
+# 登录
+
+
+@app.post("/usr/login")
+def login():
+    code = read("code", received_object())
+    count_login(request.environ.get("REMOTE_ADDR", ""))
+    known = settings()
+    openid = wechat.openid_of(code, known.wechat_appid, known.wechat_secret, known.wechat_api)
+    with writing():
+        token = Token.issue(openid)
+    return done(
+        openid=openid,
+        token=token,
+        expires_in=models.TOKEN_SECONDS,
+        exist=int(User.exists(openid)),
+    )
 
 
 # What is answered
@@ -168,6 +197,8 @@ def done(**fields):
 def failed(error, **more):
     """Answer a request that cannot be done: `error` is a key of ERRORS."""
     status, detail = ERRORS[error]
+    if status == 401:
+        response.set_header("WWW-Authenticate", "Bearer")
     return answer(status, **{"response_code": 0, "error": error, "detail": detail} | more)
 
 
@@ -197,10 +228,15 @@ ERRORS = {
     "method_not_allowed": (405, "这个接口不支持这种请求方法"),
     "too_large": (413, "提交的内容太大，不能超过 64 KiB"),
     "invalid_json": (400, "提交的内容不是正确的 JSON 对象"),
+    "login_required": (401, "请先登录"),
     "invalid_field": (400, "提交的内容填写有误"),
+    "too_many_requests": (429, "登录的人太多，请稍后再试"),
+    "login_failed": (401, "登录失败，请重新登录"),
+    "wechat_unavailable": (503, "微信暂时没有回应，请稍后再试"),
     "room_not_found": (404, "房间不存在或已被删除"),
     "user_not_found": (404, "该用户还没有完善个人信息"),
     "member_not_found": (404, "该用户不在这个房间里"),
+    "identity_mismatch": (403, "只能以自己的身份这样做"),
     "not_owner": (403, "只有房主才能这样做"),
     "not_member": (403, "请先加入这个房间"),
     "room_full": (409, "房间已满"),
@@ -229,7 +265,8 @@ def refusing(handler):
 @app.hook("before_request")
 def only_known_urls():
     """Bottle drops the bytes of a path that are not UTF-8; no url of ours has such bytes."""
-    if not request.environ["bottle.raw_path"].isascii():
+    unknown = not request.environ["bottle.raw_path"].isascii()
+    if unknown or (request.path == "/usr/login" and not settings().wechat_appid):
         raise HTTPError(404)
 
 
@@ -247,8 +284,12 @@ def failed_in_bottle(error):
 
 
 def received(*fields):
-    """The named fields of the request's JSON, each read and checked, in this order."""
+    """The named fields of the request's JSON, each read and checked, in this order.
+
+    Before that, it finds who calls.
+    """
     sent = received_object()
+    request.caller = caller()
     values = [read(field, sent) for field in fields]
     if "after" in fields and {"before", "after"} <= sent.keys():
         raise Refused("invalid_field", field="after", detail="before 和 after 不能同时使用")
@@ -288,11 +329,63 @@ def read(field, sent):
         raise Refused("invalid_field", field=field, detail=rule) from None
 
 
+# Who is calling
+
+
+def caller():
+    """The openid of who calls, where identities are verified; otherwise None."""
+    if settings().trust_wx_openid:
+        vouched_for = request.environ.get("HTTP_X_WX_OPENID")
+        if not vouched_for:
+            raise Refused("login_required")
+        return vouched_for
+    if settings().wechat_appid:
+        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Refused("login_required")
+        return Token.holder(token.strip())
+    return None
+
+
+def acting(openid):
+    """The openid that acts by what the request says; it must be the caller's own."""
+    if request.caller not in (None, openid):
+        raise Refused("identity_mismatch")
+    return openid
+
+
+counting = threading.Lock()
+counted = {}  # until when an address has used up its logins, by this process's clock
+
+
+def count_login(address):
+    """Let an address log in LOGINS_AT_ONCE times, and then LOGINS_A_SECOND."""
+    with counting:
+        now = monotonic()
+        for other in [other for other, until in counted.items() if until <= now]:
+            del counted[other]
+        network = network_of(address)
+        until = counted.get(network, now) + 1 / LOGINS_A_SECOND
+        wait = until - now - LOGINS_AT_ONCE / LOGINS_A_SECOND
+        if wait > 0:
+            response.set_header("Retry-After", math.ceil(wait))
+            raise Refused("too_many_requests")
+        counted[network] = until
+
+
+def network_of(address):
+    """An address, or for IPv6 its network: whoever has one address has 2**64."""
+    if ":" not in address:
+        return address
+    address = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
 # A reader takes what was sent and returns what it stands for, or raises ValueError.
 
 
-def openid(value):
-    if " " in text(value, models.OPENID_AT_MOST) or not value.isprintable():
+def word(value, at_most):
+    if " " in text(value, at_most) or not value.isprintable():
         raise ValueError
     return value
 
@@ -372,7 +465,10 @@ def text(value, at_most, at_least=1, controls=CONTROLS):
 
 # Each field of the document: its one reader, and the rule that a toast shows.
 FIELDS = {
-    "openid": (openid, f"openid 应为 1–{models.OPENID_AT_MOST} 个可见字符，不含空格"),
+    "openid": (
+        partial(word, at_most=models.OPENID_AT_MOST),
+        f"openid 应为 1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
+    ),
     "sex": (sex, f"性别应为 0、1、2 或 1–{models.SEX_AT_MOST} 个字的文字"),
     "preference": (
         preference,
@@ -389,7 +485,7 @@ FIELDS = {
         f"房间描述最多 {models.DESCRIPTION_AT_MOST} 个字，可以为空",
     ),
     "room_owner_id": (
-        openid,
+        partial(word, at_most=models.OPENID_AT_MOST),
         f"room_owner_id 应为 1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
     ),
     "message": (
@@ -400,6 +496,10 @@ FIELDS = {
     "limit": (limit, f"limit 应为 1–{LIMIT_AT_MOST} 的整数"),
     "before": (number, "before 应为正整数"),
     "after": (partial(number, at_least=0), "after 应为 0 或正整数"),
+    "code": (
+        partial(word, at_most=CODE_AT_MOST),
+        f"code 应为 wx.login 给的 1–{CODE_AT_MOST} 个字符",
+    ),
 }
 
 
@@ -438,9 +538,60 @@ OPTIONS = {
 }
 
 
+def one_address(value):
+    try:
+        return value and str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ArgumentTypeError(f"{value!r} is not the address of one machine") from None
+
+
+def web_address(value):
+    try:
+        url = urlsplit(value)
+        fine = url.scheme in ("https", "http") and url.hostname and url.port != 0 and not url.query
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ArgumentTypeError(f"{value!r} is not the address of a web server")
+    return value
+
+
+def switch(value):
+    if value not in ("0", "1"):
+        raise ArgumentTypeError(f"{value!r} is neither 0 nor 1")
+    return value == "1"
+
+
+# The same for what the environment alone says: others see the flags of a command, and a secret in
+# them, and whom to trust is settled where the service is installed.
+SETTINGS = {
+    "wechat_appid": ("", str, "AppID of the mini-program, to verify who calls by WeChat's login"),
+    "wechat_secret": ("", str, "AppSecret of the mini-program"),
+    "wechat_api": ("https://api.weixin.qq.com", web_address, "where WeChat answers"),
+    "trust_wx_openid": ("0", switch, "1 where WeChat Cloud Hosting vouches for X-WX-OPENID"),
+    "trusted_proxy": ("", one_address, "reverse proxy whose X-Forwarded-For is believed"),
+}
+
+
+@cache
+def settings():
+    """What the environment says of SETTINGS; Unusable when that cannot be."""
+    found = SimpleNamespace()
+    for name, (_, reader, _) in SETTINGS.items():
+        try:
+            setattr(found, name, reader(configured(name)))
+        except ArgumentTypeError as problem:
+            raise Unusable(f"{variable(name)}: {problem}") from None
+    if bool(found.wechat_appid) != bool(found.wechat_secret):
+        raise Unusable("set both ROOMAPP_WECHAT_APPID and ROOMAPP_WECHAT_SECRET, or neither")
+    if found.wechat_appid and found.trust_wx_openid:
+        raise Unusable("set either ROOMAPP_WECHAT_APPID or ROOMAPP_TRUST_WX_OPENID, not both")
+    return found
+
+
 def configured(option):
     """What the environment says of an option, as text, or else its default."""
-    default, _, _ = OPTIONS[option]
+    default, _, _ = (OPTIONS | SETTINGS)[option]
     return os.environ.get(variable(option)) or str(default)
 
 
@@ -476,7 +627,9 @@ COMMANDS = {
 def arguments():
     parser = Arguments(
         description="Serve the rooms of a campus mini-program over HTTP, until Ctrl-C.",
-        epilog="Each option can also be set by the environment variable named with it.",
+        epilog="Each option can also be set by the environment variable named with it. "
+        "Of the environment alone come "
+        + "; ".join(f"{variable(name)}, {what}" for name, (_, _, what) in SETTINGS.items()),
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -529,6 +682,7 @@ def run(options):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())  # nothing has been received yet
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings()  # of which each process has a copy
     listener = listen(options.host, options.port)
     announced = partial(announce, listener, options.database)
     if options.workers == 1:
@@ -541,7 +695,9 @@ def run(options):
 
 def work(options, listener, ready=None, supervisor=None):
     open_database(options.database)
-    serve(app if options.quiet else logged(app), listener, options.threads, ready, supervisor)
+    answering = app if options.quiet else logged(app)
+    proxy = settings().trusted_proxy
+    serve(answering, listener, options.threads, proxy, ready, supervisor)
     models.close_database()
 
 
@@ -552,10 +708,11 @@ def announce(listener, database):
         host = "127.0.0.1" if address.version == 4 else "::1"
     else:
         host = str(address)
+    if not (address.is_loopback or settings().wechat_appid):
+        believed = "X-WX-OPENID" if settings().trust_wx_openid else "an openid"
+        log.warning("whoever reaches this port can act as anyone: %s is believed as sent", believed)
     link = f"http://{f'[{host}]' if ':' in host else host}:{port}/time"
     print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
-    if not address.is_loopback:
-        log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
 
 
 if __name__ == "__main__":

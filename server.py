@@ -12,9 +12,11 @@ from time import time as now
 from urllib.parse import quote
 
 from waitress import create_server, wasyncore
+from waitress.task import ThreadedTaskDispatcher
 
 from models import Unusable
 
+LOGIN_THREADS = 16
 STOP_WITHIN = 30  # seconds
 STUCK_AFTER = 30  # seconds
 # What waitress reads of a request, in bytes: far more than the application takes, so that a
@@ -80,13 +82,13 @@ def ended(running):
             yield pid
 
 
-def serve(app, listener, threads, ready=None, supervisor=None):
+def serve(app, listener, threads, trusted_proxy="", ready=None, supervisor=None):
     """Answer until this process is told to stop, or its supervisor is no more.
 
     Then it answers every request that was received whole, for STOP_WITHIN: waitress's own way to
     stop would drop those that wait for a thread.
     """
-    server = serving(app, listener, threads)
+    server = serving(app, listener, threads, trusted_proxy)
     stopping = stop_at_signals(server)
     if ready is not None:
         ready()
@@ -100,14 +102,16 @@ def serve(app, listener, threads, ready=None, supervisor=None):
     finish(server, turn, deadline=monotonic() + STOP_WITHIN)
 
 
-def serving(app, listener, threads):
+def serving(app, listener, threads, trusted_proxy):
     logging.getLogger("waitress").setLevel(logging.WARNING)  # that a client left is no news,
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # nor that one waits for a thread
     return create_server(
         app,
         map=wasyncore.socket_map,
         sockets=[listener],
-        threads=threads,
+        _dispatcher=Dispatcher(threads),
+        trusted_proxy=trusted_proxy,
+        trusted_proxy_headers=trusted_proxy and "x-forwarded-for",
         send_bytes=18_000,  # an answer of fewer leaves in one piece
         connection_limit=connections(),
         max_request_body_size=REQUEST_AT_MOST,
@@ -115,6 +119,22 @@ def serving(app, listener, threads):
         inbuf_overflow=REQUEST_IN_MEMORY,
         log_socket_errors=False,  # phones come and go
     )
+
+
+class Dispatcher(ThreadedTaskDispatcher):
+    """Logins wait for WeChat in threads of their own, so that nobody else has to."""
+
+    def __init__(self, threads):
+        super().__init__()
+        self.set_thread_count(threads)
+        self.logins = ThreadedTaskDispatcher()
+
+    def add_task(self, channel):
+        if channel.requests[0].path.endswith("/usr/login"):
+            self.logins.set_thread_count(LOGIN_THREADS)
+            self.logins.add_task(channel)
+        else:
+            super().add_task(channel)
 
 
 def connections():
@@ -158,7 +178,8 @@ def finish(server, turn, deadline):
         for channel in list(server.active_channels.values()):
             say_goodbye(channel)
         turn(timeout=0.1)
-    server.task_dispatcher.shutdown(timeout=deadline - monotonic())
+    for dispatcher in (server.task_dispatcher, server.task_dispatcher.logins):
+        dispatcher.shutdown(timeout=deadline - monotonic())
     for thread in threading.enumerate():
         if thread is not threading.current_thread():  # each has the database open
             thread.join(max(0, deadline - monotonic()))

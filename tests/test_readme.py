@@ -38,7 +38,7 @@ def test_the_fields_are_those_of_the_document(readme):
     for endpoint, taken, *_ in rows(readme, "`POST .*`"):
         url = names(endpoint)[0].split()[1]
         required, _, optional = taken.partition("[")
-        assert names(required) == list(BODIES[url])
+        assert names(required) == (["code"] if url == "/usr/login" else list(BODIES[url]))
         pages = {"limit": LISTS, "before": LISTS[:4], "after": LISTS[3:4]}
         assert names(optional) == [field for field, urls in pages.items() if url in urls]
 
@@ -57,16 +57,19 @@ def test_the_errors_are_those_of_the_code_in_its_order(readme):
 
 def test_the_options_are_those_of_the_code(readme):
     told = {
-        names(flag)[0]: (names(variable)[0], names(default)[0])
-        for flag, variable, default, _ in rows(readme, "`--.*`")
-        if variable
+        names(variable)[0]: (*names(flag), *names(default))
+        for flag, variable, default, *_ in (row for row in rows(readme, "(`--.*`)?") if row[3:])
+        if "ROOMAPP" in variable
     }
     assert told == {
-        f"--{option}": (
-            f"ROOMAPP_{option.upper()}",
+        f"ROOMAPP_{option.upper()}": (
+            f"--{option}",
             str(default).replace(str(PROJECT), "").replace("\\", "/").lstrip("/"),
         )
         for option, (default, *_) in roomapp.OPTIONS.items()
+    } | {
+        f"ROOMAPP_{name.upper()}": (default,) if default else ()
+        for name, (default, *_) in roomapp.SETTINGS.items()
     }
 
 

@@ -56,7 +56,7 @@ def try_value(post):
 
 
 def test_these_are_all_endpoints_and_fields():
-    assert {route.rule for route in app.routes} == {*BODIES, "/time"}
+    assert {route.rule for route in app.routes} == {*BODIES, "/time", "/usr/login"}
     fields = {field for body in BODIES.values() for field in body}
     assert set(HOMES) == fields | {"limit", "before", "after"}
 
