@@ -22,6 +22,7 @@ from bottle import Bottle, HTTPError, request, response
 from peewee import DatabaseError
 
 import backup
+import demo
 import models
 import wechat
 from models import (
@@ -621,6 +622,10 @@ COMMANDS = {
         lambda options: backup.check(options.database),
         "tell how the database is, and exit with 1 when it is damaged",
     ),
+    "demo": (
+        lambda options: demo.fill(options.database),
+        "fill an empty database with a campus to look at",
+    ),
 }
 
 
@@ -640,7 +645,7 @@ def arguments():
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (run_command, what) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-        if name != "check":
+        if name in ("backup", "restore"):
             command.add_argument("file", type=Path)
         # No default here: it would win over what stands before the command.
         add_option(command, "database", default=SUPPRESS)

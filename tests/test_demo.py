@@ -1,0 +1,130 @@
+"""The demo: a campus to look at, as a newcomer meets it."""
+
+import json
+import subprocess
+
+import pytest
+from webtest import TestApp
+
+import demo
+import roomapp
+from models import Unusable, close_database, open_database
+from serving import ONE_SHOT, command, environment, refused_to_start
+
+CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
+
+
+def run_demo(file):
+    done = subprocess.run(command("demo", "--database", file), env=environment(), **ONE_SHOT)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def campus_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("demo") / "roomapp.db"
+    run_demo(file)
+    return file
+
+
+@pytest.fixture
+def ask(campus_file):
+    """Read from a service that has the demo in its database."""
+    open_database(campus_file)
+    client = TestApp(roomapp.app)
+    yield lambda url, **fields: client.post_json(url, fields).json
+    close_database()
+
+
+def test_everybody_has_a_profile(ask):
+    for user in CAMPUS["users"]:
+        profile = ask("/usr/info", openid=user["openid"])
+        assert profile == {"response_code": 1} | {
+            field: user[field] for field in ("sex", "preference")
+        }
+
+
+def test_every_room_is_in_its_section_with_its_members(ask):
+    for section in {room["section"] for room in CAMPUS["rooms"]}:
+        shown = ask("/room/section", section=section)["rooms"]
+        told = [room for room in CAMPUS["rooms"] if room["section"] == section]
+        assert [room["name"] for room in reversed(shown)] == [room["name"] for room in told]
+        for room, wanted in zip(reversed(shown), told, strict=True):
+            assert room["users_id"] == [wanted["room_owner_id"], *wanted["members"]]
+            assert room["state"] == bool(wanted["members"])
+
+
+def test_conversations_read_as_they_were_written(ask):
+    for room in CAMPUS["rooms"]:
+        (found,) = ask("/search", key=room["name"], limit=1)["rooms"]
+        said = ask("/room/get_message", room_id=found["room_id"])["messages"]
+        kept = [{"openid": each["openid"], "message": each["message"]} for each in said]
+        assert kept == room["messages"], room["name"]
+
+
+def test_clients_could_have_sent_all_of_it():
+    def fields():
+        for user in CAMPUS["users"]:
+            yield from user.items()
+        for room in CAMPUS["rooms"]:
+            yield from ((field, room[field]) for field in roomapp.FIELDS.keys() & room.keys())
+            yield from (("openid", openid) for openid in room["members"])
+            for message in room["messages"]:
+                yield from message.items()
+
+    for field, value in fields():
+        reader, _ = roomapp.FIELDS[field]
+        assert reader(value) == value
+
+
+def test_it_tells_how_far_it_is_and_what_there_is_to_see(tmp_path):
+    done = run_demo(tmp_path / "roomapp.db")
+    rooms = len(CAMPUS["rooms"])
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        f"{number} of {rooms}" for number in range(1, rooms + 1)
+    ]
+    assert str(tmp_path / "roomapp.db") in done.stdout
+    assert f"{len(CAMPUS['users'])} users and {rooms} rooms" in done.stdout
+
+
+def test_a_running_server_shows_it_at_once(start, tmp_path):
+    server = start()
+    before = server.request("GET", "/time")
+    run_demo(tmp_path / "roomapp.db")
+    assert server.request("GET", "/time") != before
+    assert server.post("/search", key=1)["rooms"][0]["name"] == CAMPUS["rooms"][0]["name"]
+
+
+def profile(post):
+    post("/usr/complete", openid="ming", sex=1, preference=[])
+
+
+def room(post):
+    post("/room/add", name="一", section="二", description="", room_owner_id="ming")
+
+
+@pytest.mark.parametrize("something", [profile, room])
+def test_a_database_that_holds_something_is_left_as_it_is(database_file, post, kept, something):
+    something(post)
+    before = kept()
+    assert str(database_file) in refused_to_start("demo", "--database", database_file)
+    assert kept() == before
+
+
+def test_it_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "roomapp.db"
+    stranger = {"openid": "nobody", "message": "嗨"}
+    last = CAMPUS["rooms"][-1]
+    broken = [*CAMPUS["rooms"][:-1], last | {"messages": [*last["messages"], stranger]}]
+    monkeypatch.setattr(demo, "CAMPUS", tmp_path / "demo.json")
+    demo.CAMPUS.write_text(json.dumps(CAMPUS | {"rooms": broken}), encoding="utf-8")
+    with pytest.raises(Unusable, match="not_member"):
+        demo.fill(file)
+    run_demo(file)  # which it would refuse if anything were there
+
+
+@pytest.mark.slow
+def test_a_database_that_another_program_holds_is_one_line(start, held, tmp_path):
+    start()
+    held.execute("BEGIN IMMEDIATE")
+    assert "is locked" in refused_to_start("demo", "--database", tmp_path / "roomapp.db")
