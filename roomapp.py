@@ -231,7 +231,7 @@ ERRORS = {
     "invalid_json": (400, "提交的内容不是正确的 JSON 对象"),
     "login_required": (401, "请先登录"),
     "invalid_field": (400, "提交的内容填写有误"),
-    "too_many_requests": (429, "登录的人太多，请稍后再试"),
+    "too_many_requests": (429, "操作太频繁，请稍后再试"),
     "login_failed": (401, "登录失败，请重新登录"),
     "wechat_unavailable": (503, "微信暂时没有回应，请稍后再试"),
     "room_not_found": (404, "房间不存在或已被删除"),
