@@ -407,6 +407,7 @@ def test_who_has_too_much_under_way_is_told_so_and_nobody_else_is(tmp_path, many
         _, headers, body = next(answer for answer in answers if answer[0] == 429)
         assert headers["Content-Type"] == "application/json"
         assert headers["Retry-After"] == "1"
-        told = json.loads(body)
-        assert (told["response_code"], told["error"]) == (0, "too_many_requests")
+        _, detail = roomapp.ERRORS["too_many_requests"]
+        told = {"response_code": 0, "error": "too_many_requests", "detail": detail}
+        assert json.loads(body) == told
         assert site.request("GET", "/time", source="127.0.0.2")[0] == 502
