@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from bottle import Bottle, HTTPError, request, response
+from bottle import Bottle, HTTPError, request, response, static_file
 from peewee import DatabaseError
 
 import backup
@@ -180,6 +180,37 @@ def login():
         expires_in=models.TOKEN_SECONDS,
         exist=int(User.exists(openid)),
     )
+
+
+# The page that a browser sees, which uses the endpoints above
+
+
+@app.get("/", skip=True)  # neither the database nor a caller is needed
+@app.get("/static/<file:re:[a-z]+[.](?:css|js|svg)>", skip=True)
+def page(file="index.html"):
+    request.environ.pop("HTTP_RANGE", None)  # a part of a file is of no use to anybody
+    kind = PAGE_TYPES[Path(file).suffix]  # the system's own table may differ, on Windows above all
+    # Bottle's ETag would lack its quotes; Last-Modified does as well.
+    return static_file(file, STATIC, mimetype=kind, etag=False, headers=PAGE_HEADERS)
+
+
+STATIC = Path(__file__).with_name("static")
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Nothing but these files and the API, nothing inline, in no other page's frame.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-cache",  # a browser asks each time whether its copy is still right
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 # What is answered
@@ -716,7 +747,7 @@ def announce(listener, database):
     if not (address.is_loopback or settings().wechat_appid):
         believed = "X-WX-OPENID" if settings().trust_wx_openid else "an openid"
         log.warning("whoever reaches this port can act as anyone: %s is believed as sent", believed)
-    link = f"http://{f'[{host}]' if ':' in host else host}:{port}/time"
+    link = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
 
 

@@ -1,0 +1,108 @@
+/** Who one is in this tab, and one's profile. */
+
+import { call } from "./api.js";
+import { wake } from "./clock.js";
+import { avatar, byId, fill, make, onSubmit, say, written } from "./dom.js";
+
+const REMEMBERED = 5;
+const SEXES = ["性别不说", "男", "女"]; // WeChat's codes 0, 1 and 2
+
+export function whoami() {
+  return sessionStorage.getItem("openid");
+}
+
+/** Who one is, asked for if that is not known yet; null if one does not say. */
+export async function somebody() {
+  return whoami() ?? askWho();
+}
+
+export function askWho() {
+  const dialog = byId("who");
+  fill(byId("known"), remembered(), (openid) => openid, drawKnown);
+  byId("who-problem").textContent = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(whoami()), { once: true });
+  });
+}
+
+function drawKnown(openid, li) {
+  const button = make("button", { type: "submit", className: "chip" }, written(openid));
+  button.addEventListener("click", () => (byId("openid").value = openid));
+  li.append(button);
+}
+
+function remembered() {
+  return JSON.parse(localStorage.getItem("openids") ?? "[]");
+}
+
+/** `changed` is called when one has become somebody. */
+export function start(changed) {
+  onSubmit(byId("who-form"), async ({ openid: { value: openid } }) => {
+    await profileOf(openid); // so the server says whether this is an openid
+    sessionStorage.setItem("openid", openid);
+    const others = remembered().filter((each) => each !== openid);
+    localStorage.setItem("openids", JSON.stringify([openid, ...others].slice(0, REMEMBERED)));
+    byId("who").close();
+    changed();
+  });
+  byId("who-later").addEventListener("click", () => byId("who").close());
+  for (const button of document.querySelectorAll(".become")) {
+    button.addEventListener("click", askWho);
+  }
+  onSubmit(byId("profile-form"), async ({ sex, othersex, preference }) => {
+    const openid = await somebody();
+    if (!openid) return;
+    await call("/usr/complete", {
+      openid,
+      sex: sex.value === "text" ? othersex.value : Number(sex.value),
+      preference: preference.value.split("\n").filter((line) => line.trim()),
+    });
+    say("已保存");
+    location.hash = "#/mine";
+    wake();
+  });
+}
+
+/** The profile, or null where none was completed yet. */
+async function profileOf(openid, options) {
+  try {
+    return await call("/usr/info", { openid }, options);
+  } catch (error) {
+    if (error.error === "user_not_found") return null;
+    throw error;
+  }
+}
+
+export function showWho() {
+  const openid = whoami();
+  document.body.classList.toggle("nobody", !openid);
+  byId("message").placeholder = `${openid}：说点什么`; // tells tabs apart
+  for (const place of document.querySelectorAll(".me")) {
+    place.replaceChildren(...(openid ? [avatar(openid), written(openid)] : ["还没说你是谁"]));
+  }
+}
+
+/** What others can know about one, in a line. */
+export async function showCard(options) {
+  const openid = whoami();
+  if (!openid) return;
+  const profile = await profileOf(openid, options);
+  byId("card").replaceChildren(written(profile ? told(profile) : "还没有完善个人信息"));
+}
+
+function told({ sex, preference }) {
+  return [typeof sex === "number" ? SEXES[sex] : sex, ...preference].join(" · ");
+}
+
+/** Fill the form with what is known. */
+export async function editProfile() {
+  const form = byId("profile-form");
+  form.reset();
+  if (!whoami()) return;
+  const { sex, preference } = (await profileOf(whoami())) ?? { sex: 0, preference: [] };
+  const coded = typeof sex === "number";
+  form.elements.sex.value = coded ? String(sex) : "text";
+  form.elements.othersex.value = coded ? "" : sex;
+  form.elements.preference.value = preference.join("\n");
+}
