@@ -49,6 +49,7 @@ CODE_AT_MOST = 128  # characters; WeChat's have 32
 LIMIT_AT_MOST = 500  # rows on a page
 LOGINS_AT_ONCE = 2000  # from one address, behind which there may be a campus
 LOGINS_A_SECOND = 2  # once those are used up
+LOGIN_THREADS = 32  # how many may wait for WeChat in a process
 OPTIONAL = {"limit": 100, "before": models.ID_AT_MOST, "after": None}
 
 # Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
@@ -409,7 +410,10 @@ def network_of(address):
     """An address, or for IPv6 its network: whoever has one address has 2**64."""
     if ":" not in address:
         return address
-    address = ipaddress.IPv6Address(address.partition("%")[0])
+    try:
+        address = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:  # as a proxy may write it
+        return address
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
@@ -580,7 +584,8 @@ def one_address(value):
 def web_address(value):
     try:
         url = urlsplit(value)
-        fine = url.scheme in ("https", "http") and url.hostname and url.port != 0 and not url.query
+        fine = url.scheme in ("https", "http") and value.isascii() and not url.query
+        fine = fine and url.port != 0 and (url.hostname or "").encode("idna")
     except ValueError:
         fine = False
     if not fine:
@@ -729,11 +734,12 @@ def run(options):
         supervise(listener, partial(work, options, listener), options.workers, announced)
 
 
-def work(options, listener, ready=None, supervisor=None):
+def work(options, listener, ready, supervisor=None):
     open_database(options.database)
     answering = app if options.quiet else logged(app)
+    logins = LOGIN_THREADS if settings().wechat_appid else 0
     proxy = settings().trusted_proxy
-    serve(answering, listener, options.threads, proxy, ready, supervisor)
+    serve(answering, listener, options.threads, logins, proxy, ready, supervisor)
     models.close_database()
 
 

@@ -16,7 +16,6 @@ from waitress.task import ThreadedTaskDispatcher
 
 from models import Unusable
 
-LOGIN_THREADS = 16
 STOP_WITHIN = 30  # seconds
 STUCK_AFTER = 30  # seconds
 # What waitress reads of a request, in bytes: far more than the application takes, so that a
@@ -38,16 +37,21 @@ def listen(host, port):
 
 def supervise(listener, work, workers, ready):
     """Keep processes at work, replace those that die, and stop them all when told to."""
-    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM}
     signal.signal(signal.SIGCHLD, lambda *_: None)  # or it would not be kept until it is waited for
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     running = {fork(work) for _ in range(workers)}
     ready()
-    while signal.sigwait(watched) == signal.SIGCHLD:
+    while signal.sigwait(watched) in (signal.SIGCHLD, signal.SIGALRM):
         for pid in ended(running):
             log.error("worker %d ended and is replaced", pid)
             sleep(1)  # or one that cannot even start would be replaced without pause
-            running.add(fork(work))
+        try:
+            while len(running) < workers:
+                running.add(fork(work))
+        except OSError as error:
+            log.error("no worker can be started: %s", error)
+            signal.alarm(1)
     listener.close()
     for pid in running:
         os.kill(pid, signal.SIGTERM)
@@ -56,17 +60,18 @@ def supervise(listener, work, workers, ready):
 
 
 def fork(work):
-    """Start a process that works, and return its process id."""
+    """Start a process that works, and return its process id.
+
+    Signals wait until it can heed them, so that it does not leave its database open.
+    """
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     status = 1
+    heed_signals = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, signal.valid_signals())
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-        work(supervisor=supervisor)
-        status = 0
-    except SystemExit:  # told to stop before it had begun
+        work(ready=heed_signals, supervisor=supervisor)
         status = 0
     except Unusable as problem:
         log.error("%s", problem)
@@ -82,16 +87,15 @@ def ended(running):
             yield pid
 
 
-def serve(app, listener, threads, trusted_proxy="", ready=None, supervisor=None):
+def serve(app, listener, threads, login_threads, trusted_proxy, ready, supervisor=None):
     """Answer until this process is told to stop, or its supervisor is no more.
 
     Then it answers every request that was received whole, for STOP_WITHIN: waitress's own way to
     stop would drop those that wait for a thread.
     """
-    server = serving(app, listener, threads, trusted_proxy)
+    server = serving(app, listener, Dispatcher(threads, login_threads), trusted_proxy)
     stopping = stop_at_signals(server)
-    if ready is not None:
-        ready()
+    ready()
     turn = partial(wasyncore.loop, use_poll=True, count=1)
     look_again = monotonic()
     while not stopping.is_set() and supervisor in (None, os.getppid()):
@@ -102,14 +106,14 @@ def serve(app, listener, threads, trusted_proxy="", ready=None, supervisor=None)
     finish(server, turn, deadline=monotonic() + STOP_WITHIN)
 
 
-def serving(app, listener, threads, trusted_proxy):
+def serving(app, listener, dispatcher, trusted_proxy):
     logging.getLogger("waitress").setLevel(logging.WARNING)  # that a client left is no news,
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # nor that one waits for a thread
     return create_server(
         app,
         map=wasyncore.socket_map,
         sockets=[listener],
-        _dispatcher=Dispatcher(threads),
+        _dispatcher=dispatcher,
         trusted_proxy=trusted_proxy,
         trusted_proxy_headers=trusted_proxy and "x-forwarded-for",
         send_bytes=18_000,  # an answer of fewer leaves in one piece
@@ -124,14 +128,15 @@ def serving(app, listener, threads, trusted_proxy):
 class Dispatcher(ThreadedTaskDispatcher):
     """Logins wait for WeChat in threads of their own, so that nobody else has to."""
 
-    def __init__(self, threads):
+    def __init__(self, threads, login_threads):
         super().__init__()
         self.set_thread_count(threads)
         self.logins = ThreadedTaskDispatcher()
+        self.logins.set_thread_count(login_threads)
 
     def add_task(self, channel):
-        if channel.requests[0].path.endswith("/usr/login"):
-            self.logins.set_thread_count(LOGIN_THREADS)
+        path = getattr(channel.requests[0], "path", "")  # what is no HTTP request has none
+        if self.logins.threads and path.endswith("/usr/login"):
             self.logins.add_task(channel)
         else:
             super().add_task(channel)
@@ -181,7 +186,7 @@ def finish(server, turn, deadline):
     for dispatcher in (server.task_dispatcher, server.task_dispatcher.logins):
         dispatcher.shutdown(timeout=deadline - monotonic())
     for thread in threading.enumerate():
-        if thread is not threading.current_thread():  # each has the database open
+        if thread.name.startswith("waitress-"):  # each has the database open
             thread.join(max(0, deadline - monotonic()))
 
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import ssl
+from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -68,7 +70,8 @@ def asked(api, query):
 def fetched(api, query):
     """The status and the content of an answer, or the name of an error and nothing."""
     url = urlsplit(api)
-    connect = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    secured = partial(HTTPSConnection, context=trust())
+    connect = secured if url.scheme == "https" else HTTPConnection
     connection = connect(url.hostname, url.port, timeout=ANSWER_WITHIN)
     try:
         connection.request("GET", f"{url.path.rstrip('/')}/sns/jscode2session?{query}")
@@ -78,6 +81,12 @@ def fetched(api, query):
         return type(error).__name__, b""
     finally:
         connection.close()
+
+
+@cache
+def trust():
+    """Which certificates are believed: those that the system has, read once, as it takes long."""
+    return ssl.create_default_context()
 
 
 def unavailable(why):

@@ -7,9 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 import roomapp
@@ -92,13 +93,21 @@ def servers(folder):
                     stderr=stderr,
                 )
             started.callback(process.stdout.close)
-            started.callback(process.wait)
-            started.callback(process.kill)
+            started.callback(end, process)
             said = process.stdout.readline().decode()
             assert said, log.read_text()
             return Server(process, log, said)
 
         yield start
+
+
+def end(process):
+    """End a server and its workers, whatever state they are in."""
+    with suppress(psutil.NoSuchProcess):
+        for worker in psutil.Process(process.pid).children():
+            worker.kill()
+    process.kill()
+    process.wait()
 
 
 def made(file):

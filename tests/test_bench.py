@@ -16,7 +16,7 @@ ROOMS = 1000
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both():
     """The floor's application and ours, on databases alike."""
     with (
         bench.databases(ROOMS, "floor", "ours") as (floors, ours),

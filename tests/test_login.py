@@ -18,10 +18,9 @@ import trustme
 
 import models
 import roomapp
-import server as serving_with_waitress
 import wechat
 from document import BODIES
-from serving import ONE_SHOT, PROJECT, answered, made, refused_to_start
+from serving import ONE_SHOT, PROJECT, answered, made, refused_to_start, signals
 
 APPID, SECRET, SESSION_KEY = "wx0123456789abcdef", "0123456789SECRET", "SESSIONKEY=="
 
@@ -135,12 +134,14 @@ def send(client):
 
 @pytest.fixture
 def campus(login, send):
-    """ming with a profile and room 1, which hong is in, and li, a stranger; all logged in."""
+    """ming, whose room 1 hong is in, and li, alone in room 2; all with a profile, and logged in."""
     people = {openid: login(openid) for openid in ("ming", "hong", "li")}
     for openid, headers in people.items():
         send("/usr/complete", headers, openid=openid, sex=1, preference=[])
     send("/room/add", people["ming"], **{**BODIES["/room/add"], "room_owner_id": "ming"})
     send("/usr/join", people["hong"], room_id=1, openid="hong")
+    own = {"name": "li", "section": "li", "description": "", "room_owner_id": "li"}
+    send("/room/add", people["li"], **own)
     return people
 
 
@@ -295,6 +296,7 @@ def test_who_has_no_certificate_that_is_trusted_is_not_wechat(
         assert played.asked == []
         authority.cert_pem.write_to_path(tmp_path / "authority.pem")
         configure(SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+        wechat.trust.cache_clear()
         assert post("/usr/login", code="code-ming").json["openid"] == "ming"
 
 
@@ -325,6 +327,8 @@ def test_logins_from_one_address_have_a_limit(client, verified, wechat_server, r
         ("::ffff:192.0.2.1", "192.0.2.1", True),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("2001:db8::1]:443", "2001:db8::1]:444", False),
+        ("a:b", "a:c", False),
     ],
 )
 def test_a_network_of_ipv6_is_one_address(one, other, same):
@@ -430,6 +434,7 @@ def test_nobody_acts_as_somebody_else(campus, send, kept, refused, url):
 def test_fields_and_rooms_are_looked_at_before_who_acts(campus, send, refused):
     li = campus["li"]
     refused(send("/usr/join", li, room_id=9, openid="ming"), 404, "room_not_found")
+    refused(send("/usr/join", li, room_id=1, openid="Li"), 403, "identity_mismatch")
     refused(send("/room/delete", li, room_id=9, openid="ming"), 404, "room_not_found")
     answer = send("/room/send_message", li, room_id=1, openid="ming", message="")
     refused(answer, 400, "invalid_field", field="message")
@@ -531,6 +536,8 @@ def test_in_the_open_mode_headers_mean_nothing(configure, send):
         {"ROOMAPP_WECHAT_API": "api.weixin.qq.com"},
         {"ROOMAPP_WECHAT_API": "https://"},
         {"ROOMAPP_WECHAT_API": "https://api.weixin.qq.com:http"},
+        {"ROOMAPP_WECHAT_API": "https://api..weixin"},
+        {"ROOMAPP_WECHAT_API": "https://api.weixin.qq.com/路"},
         {"ROOMAPP_TRUSTED_PROXY": "*"},
         {"ROOMAPP_TRUSTED_PROXY": "proxy.example"},
     ],
@@ -583,7 +590,7 @@ def test_nothing_secret_is_in_the_files_or_the_log(start, variables, wechat_serv
 def test_logins_that_wait_for_wechat_hold_up_nobody(start, variables, wechat_server):
     server = start("--threads", 1, **variables)
     wechat_server.slow.clear()
-    logins = serving_with_waitress.LOGIN_THREADS
+    logins = roomapp.LOGIN_THREADS
     with ThreadPoolExecutor(logins) as phones:
         codes = [f"code-p{number}" for number in range(logins)]
         waiting = [phones.submit(server.post, "/usr/login", code=code) for code in codes]
@@ -598,21 +605,45 @@ def test_logins_that_wait_for_wechat_hold_up_nobody(start, variables, wechat_ser
         ]
 
 
+@signals
 def test_a_login_that_was_received_is_answered_before_the_server_stops(
     start, variables, wechat_server
 ):
     server = start(**variables)
     wechat_server.slow.clear()
     with closing(server.send("/usr/login", code="code-ming")) as waiting:
+        deadline = monotonic() + 4
         while not wechat_server.asked:
-            pass
+            assert monotonic() < deadline
         server.process.terminate()
         wechat_server.slow.set()
         assert answered(waiting)[1]["openid"] == "ming"
     assert server.process.wait(40) == 0
 
 
-@pytest.mark.parametrize(("trusted", "believed"), [("127.0.0.1", True), ("", False)])
+@signals
+def test_a_wechat_that_never_ends_its_answer_does_not_keep_the_server_from_stopping(
+    start, variables, wechat_server, tmp_path
+):
+    hasty = "import roomapp, wechat; wechat.ANSWER_WITHIN = 0.3; roomapp.main()"
+    run = [sys.executable, "-c", hasty, "--port=0", f"--database={tmp_path / 'roomapp.db'}"]
+    server = start(arguments=run, **variables)
+    enough = threading.Event()
+
+    def drip(out):
+        while not enough.wait(0.05):
+            out.write(b"H")
+
+    wechat_server.says = drip
+    assert server.post("/usr/login", code="code-ming")["error"] == "wechat_unavailable"
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    enough.set()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "believed"), [("127.0.0.1", True), ("192.0.2.9", False), ("", False)]
+)
 def test_only_a_proxy_that_was_named_says_whose_address_it_is(
     start, variables, tmp_path, trusted, believed
 ):
