@@ -183,7 +183,7 @@ def login():
     )
 
 
-# The page that a browser sees, which uses the endpoints above
+# The page that a browser sees, which uses the endpoints above, and what tells of them
 
 
 @app.get("/", skip=True)  # neither the database nor a caller is needed
@@ -193,6 +193,13 @@ def page(file="index.html"):
     kind = PAGE_TYPES[Path(file).suffix]  # the system's own table may differ, on Windows above all
     # Bottle's ETag would lack its quotes; Last-Modified does as well.
     return static_file(file, STATIC, mimetype=kind, etag=False, headers=PAGE_HEADERS)
+
+
+@app.get("/openapi.json", skip=True)
+def openapi():
+    from openapi import DOCUMENT  # made of this module, at the first request
+
+    return answer(200, **DOCUMENT)
 
 
 STATIC = Path(__file__).with_name("static")
@@ -758,4 +765,5 @@ def announce(listener, database):
 
 
 if __name__ == "__main__":
+    sys.modules["roomapp"] = sys.modules["__main__"]  # so that nothing imports it a second time
     main()

@@ -21,3 +21,38 @@ BODIES = {
     "/search": {"key": "学习"},
 }
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]
+
+# What is there for browsers and tools, beside the interface document.
+PAGES = ["/", "/static/<file:re:[a-z]+[.](?:css|js|svg)>", "/openapi.json"]
+
+# Of each field the least and the most that it takes,
+LEAST_AND_MOST = [
+    ("openid", "x", "x" * 64),
+    ("room_owner_id", "明", "明" * 64),
+    ("name", "x", "🎮" * 60),
+    ("section", "x", "学" * 30),
+    ("description", "", "🎮\n" * 500),
+    ("message", "x", "🎮\t" * 1000),
+    ("sex", "x", "男" * 16),
+    ("preference", [], ["篮" * 30] * 50),
+    ("key", "x", "🎮" * 60),
+    ("limit", 1, 500),
+    ("before", 1, 10**30),
+    ("after", 0, 10**30),
+]
+# and what is beyond.
+OUT_OF_LIMITS = [
+    ("openid", ["", "x" * 65, "a b", " gang", "a\u3000b", "a\u200bb"]),
+    ("room_owner_id", ["", "x" * 65, "a\tb"]),
+    ("name", ["", " \u3000\n", "x" * 61, "一\n二", "一\t二", 5]),
+    ("section", [" ", "x" * 31, 10**30]),
+    ("description", ["x" * 1001, 5]),
+    ("message", ["", " \n\t\u3000", "x" * 2001, 5]),
+    ("sex", [3, -1, 1.0, "", " ", "x" * 17]),
+    ("preference", ["篮球", ["篮球"] * 51, ["x" * 31], ["篮球", ""], [" \u3000"], ["篮球", 1]]),
+    ("room_id", [0, -1, "0", "-1", "1.0", " 1", "", "一", "②", 1.0, False]),
+    ("key", ["", " \u3000\n", "x" * 61, "1" * 61]),
+    ("limit", [0, 501, "501", -1, "ten"]),
+    ("before", [0, -1, "x"]),
+    ("after", [-1, "-1", "x"]),
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import roomapp
-from document import BODIES, LISTS
+from document import BODIES, LISTS, PAGES
 
 PROJECT = Path(roomapp.__file__).parent
 
@@ -30,8 +30,8 @@ def names(cell):
 
 
 def test_the_endpoints_are_those_of_the_code_in_its_order(readme):
-    endpoints = [route for route in roomapp.app.routes if route.callback is not roomapp.page]
-    routes = [f"{route.method} {route.rule}" for route in endpoints]
+    api = [route for route in roomapp.app.routes if route.rule not in PAGES]
+    routes = [f"{route.method} {route.rule}" for route in api]
     assert [names(row[0])[0] for row in rows(readme, "`(GET|POST) .*`")] == routes
 
 

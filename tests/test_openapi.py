@@ -1,0 +1,403 @@
+"""The document that machines read says what the service does, no less and no more."""
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from functools import cache
+
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_spec_validator import validate
+
+import models
+import roomapp
+from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
+from models import MEMBERS_AT_MOST, close_database, database, open_database
+from openapi import DOCUMENT
+from roomapp import ERRORS, FIELDS, LIMIT_AT_MOST, app
+from test_login import playing
+
+OPERATIONS = {
+    url: operation
+    for url, by_method in DOCUMENT["paths"].items()
+    for operation in by_method.values()
+}
+# In which order the example requests tell the life of a room.
+LIFE = [
+    "/usr/complete",
+    "/usr/info",
+    "/room/add",
+    "/usr/join",
+    "/usr/roomlist1",
+    "/usr/roomlist2",
+    "/room/section",
+    "/search",
+    "/room/send_message",
+    "/room/get_message",
+    "/time",
+    "/room/kick",
+    "/room/delete",
+]
+VERIFYING = ["ROOMAPP_WECHAT_APPID", "ROOMAPP_WECHAT_SECRET", "ROOMAPP_WECHAT_API"]
+# What is refused and JSON Schema cannot tell from what is taken: that a number was written with a
+# point, and that a character is invisible.
+BEYOND_SCHEMAS = [("sex", 1.0), ("room_id", 1.0), ("openid", "a\u200bb")]
+
+
+def followed(described):
+    """What a part of the document says, or what it refers to."""
+    while "$ref" in described:
+        part = DOCUMENT
+        for name in described["$ref"].removeprefix("#/").split("/"):
+            part = part[name]
+        described = part
+    return described
+
+
+def json_of(described):
+    return followed(described)["content"]["application/json"]
+
+
+def validator(schema):
+    return jsonschema_rs.validator_for({**schema, "components": DOCUMENT["components"]})
+
+
+@cache
+def of_field(name):
+    return validator(DOCUMENT["components"]["schemas"][name])
+
+
+def conforms(url, answer):
+    """Check an answer against what the document says of its endpoint and status."""
+    described = followed(OPERATIONS[url]["responses"][str(answer.status_int)])
+    validator(json_of(described)["schema"]).validate(answer.json)
+    assert answer.content_type == "application/json"
+    for header, value in described.get("headers", {}).items():
+        sent = answer.headers[header]
+        validator(value["schema"]).validate(int(sent) if sent.isdecimal() else sent)
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """Once the environment is again as it was, have it read again."""
+    yield
+    roomapp.settings.cache_clear()
+
+
+@pytest.fixture
+def vouched(monkeypatch):
+    monkeypatch.setenv("ROOMAPP_TRUST_WX_OPENID", "1")
+    roomapp.settings.cache_clear()
+
+
+@pytest.fixture
+def verified(monkeypatch):
+    with playing() as wechat:
+        for name, value in zip(VERIFYING, ("wx0", "0", wechat.api), strict=True):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(roomapp, "counted", {})
+        roomapp.settings.cache_clear()
+        yield wechat
+
+
+@pytest.fixture
+def somebody(post, room):
+    """ming with a profile and a room, which is room 1 and has hong and a message in it."""
+    post("/usr/complete", openid="ming", sex=1, preference=[])
+    post("/room/send_message", room_id=1, openid="hong", message="嗨")
+
+
+def test_it_is_valid():
+    validate(DOCUMENT)
+
+
+def test_it_is_what_the_service_gives(client):
+    answer = client.get("/openapi.json")
+    assert answer.json == DOCUMENT
+    assert answer.content_type == "application/json"
+
+
+def test_the_endpoints_are_those_of_the_code_in_its_order():
+    routes = [(route.rule, route.method) for route in app.routes if route.rule not in PAGES]
+    documented = [
+        (url, method.upper()) for url, methods in DOCUMENT["paths"].items() for method in methods
+    ]
+    assert documented == routes
+
+
+def test_every_text_is_in_chinese_and_in_english():
+    told = list(texts({name: DOCUMENT[name] for name in ("info", "paths", "components")}))
+    assert len(told) > 100
+    for text in told:
+        chinese, english = re.split("\n\n| · ", text)
+        assert re.search("[\u4e00-\u9fff]", chinese), text
+        assert re.search("^[\0-\x7f–]+$", english), text
+
+
+def texts(part):
+    """Every summary and description, but for those of examples, some of which are data."""
+    for name, inner in part.items():
+        if name in ("summary", "description") and isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict) and name not in ("example", "examples"):
+            yield from texts(inner)
+
+
+# Fields
+
+
+@pytest.mark.parametrize("url", BODIES)
+def test_the_fields_are_those_that_are_looked_at(somebody, post, refused, url):
+    schema = json_of(OPERATIONS[url]["requestBody"])["schema"]
+    assert schema["required"] == list(BODIES[url])
+    for field in schema["properties"]:
+        answer = post(url, **{**BODIES[url], field: None})
+        refused(answer, 400, "invalid_field", field)
+    unknown = dict.fromkeys(FIELDS.keys() - schema["properties"])
+    assert post(url, **BODIES[url], **unknown).json["response_code"] == 1
+
+
+def test_every_field_is_told_with_its_rule():
+    for field, (_, rule) in FIELDS.items():
+        assert DOCUMENT["components"]["schemas"][field]["description"].startswith(rule)
+
+
+@pytest.mark.parametrize(("field", "least", "most"), LEAST_AND_MOST)
+def test_the_limits_themselves_are_valid(field, least, most):
+    of_field(field).validate(least)
+    of_field(field).validate(most)
+
+
+@pytest.mark.parametrize(("field", "values"), OUT_OF_LIMITS)
+def test_what_is_out_of_limits_is_not_valid(field, values):
+    for value in values:
+        assert of_field(field).is_valid(value) == ((field, value) in BEYOND_SCHEMAS), value
+
+
+@pytest.mark.parametrize("zero", "0０")
+def test_a_limit_in_digits_is_valid_as_far_as_one_in_a_number(zero):
+    for number in range(LIMIT_AT_MOST + 600):
+        digits = str(number).translate({ord("0") + n: ord(zero) + n for n in range(10)})
+        assert of_field("limit").is_valid(digits) == (1 <= number <= LIMIT_AT_MOST)
+        assert of_field("limit").is_valid(zero + digits) == (1 <= number <= LIMIT_AT_MOST)
+
+
+# Characters that one rule or another sets apart.
+odd_text = st.text("\0\t\n\x1c\x1f\x7f\x85 \xa0\u2003\u2028\u3000019０１９é学🎮", max_size=70)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@given(value=odd_text | st.integers(-1, 600) | st.integers() | st.lists(odd_text, max_size=3))
+def test_a_value_is_valid_where_it_is_taken(field, value):
+    reader, _ = FIELDS[field]
+    try:
+        reader(value)
+    except ValueError:
+        assert not of_field(field).is_valid(value)
+    else:
+        of_field(field).validate(value)
+
+
+def test_a_page_is_of_older_or_of_newer_messages():
+    schema = validator(json_of(OPERATIONS["/room/get_message"]["requestBody"])["schema"])
+    assert schema.is_valid({"room_id": 1, "before": 1})
+    assert schema.is_valid({"room_id": 1, "after": 1})
+    assert not schema.is_valid({"room_id": 1, "before": 1, "after": 1})
+
+
+# Answers
+
+
+def test_the_examples_are_what_the_service_answers(client):
+    """But for the moment at which they were made."""
+
+    def timeless(answer):
+        return re.sub(
+            r'"(time|last_time|message_id)": ("[^"]*"|\d+)', r'"\1": now', json.dumps(answer)
+        )
+
+    assert sorted([*LIFE, "/usr/login"]) == sorted(OPERATIONS)
+    for url in LIFE:
+        taken = OPERATIONS[url].get("requestBody")
+        answer = client.post_json(url, json_of(taken)["example"]) if taken else client.get(url)
+        conforms(url, answer)
+        done = json_of(OPERATIONS[url]["responses"]["200"])
+        assert timeless(answer.json) == timeless(done["example"])
+        validator(done["schema"]).validate(done["example"])
+        if taken:
+            validator(json_of(taken)["schema"]).validate(json_of(taken)["example"])
+
+
+def test_the_example_of_a_login_has_the_form_of_one(verified, post):
+    body = json_of(OPERATIONS["/usr/login"]["requestBody"])
+    validator(body["schema"]).validate(body["example"])
+    answer = post("/usr/login", code="code-ming")
+    conforms("/usr/login", answer)
+    done = json_of(OPERATIONS["/usr/login"]["responses"]["200"])
+    validator(done["schema"]).validate(done["example"])
+    assert list(answer.json) == list(done["example"])
+    assert len(answer.json["token"]) == len(done["example"]["token"])
+    assert answer.json["expires_in"] == done["example"]["expires_in"]
+
+
+def test_an_answer_has_exactly_the_documented_fields(somebody, client):
+    rooms = client.post_json("/search", {"key": 1}).json
+    messages = client.post_json("/room/get_message", {"room_id": 1}).json
+    schemas = DOCUMENT["components"]["schemas"]
+    assert list(rooms["rooms"][0]) == list(schemas["Room"]["properties"])
+    assert list(messages["messages"][0]) == list(schemas["Message"]["properties"])
+
+
+# Errors
+
+# What changes in a request that would be done, so that it ends with this error.
+WRONG = {
+    "room_not_found": {"room_id": 9},
+    "user_not_found": {"openid": "nobody"},
+    "member_not_found": {"openid": "nobody"},
+    "not_owner": {"openid": "hong"},
+    "not_member": {"openid": "nobody"},
+    "owner_cannot_leave": {"openid": "ming"},
+    "invalid_field": {"openid": "", "section": "", "name": "", "key": "", "room_id": 0, "code": ""},
+    "login_failed": {"code": "unknown"},
+}
+IN_TROUBLE = ("room_full", "server_error", "database_busy")
+# What only those have whose identity is verified.
+OF_CALLERS = {
+    ("/room/kick", "not_owner"),
+    ("/room/get_message", "not_member"),
+    *((url, error) for url in OPERATIONS for error in ("login_required", "identity_mismatch")),
+}
+
+
+def errors_of(url):
+    """The errors that an endpoint is documented to have, each with its status."""
+    for status, answer in OPERATIONS[url]["responses"].items():
+        for error in json_of(answer).get("examples", ()):
+            yield error, int(status)
+
+
+@pytest.fixture
+def has(client):
+    """Check that an endpoint has an error, and that the document knows the answer."""
+
+    def has(url, error, status, **headers):
+        body = json.dumps(BODIES.get(url, {"code": "code-ming"}) | WRONG.get(error, {}))
+        body = {"too_large": body.ljust(65 * 1024), "invalid_json": "{"}.get(error, body)
+        method = "GET" if url == "/time" else "POST"
+        asked = {"method": method, "body": body.encode(), "headers": headers}
+        answer = client.request(url, **asked, expect_errors=True)
+        assert (answer.status_int, answer.json["error"]) == (status, error)
+        conforms(url, answer)
+        if error != "invalid_field":
+            answers = json_of(OPERATIONS[url]["responses"][str(status)])
+            assert answers["examples"][error]["value"] == answer.json
+
+    return has
+
+
+@pytest.mark.parametrize("url", [*BODIES, "/time"])
+def test_every_documented_error_is_had(somebody, has, url):
+    for error, status in errors_of(url):
+        if error not in IN_TROUBLE and (url, error) not in OF_CALLERS:
+            has(url, error, status)
+
+
+@pytest.mark.parametrize("url", BODIES)
+def test_every_documented_error_of_a_caller_is_had(somebody, vouched, has, url):
+    for error, status in errors_of(url):
+        if (url, error) in OF_CALLERS:
+            has(url, error, status, **({} if error == "login_required" else {"X-WX-OPENID": "li"}))
+
+
+def test_every_documented_error_of_a_login_is_had(database_file, has, monkeypatch, request):
+    statuses = dict(errors_of("/usr/login"))
+
+    def had(*errors):
+        for error in errors:
+            has("/usr/login", error, statuses.pop(error))
+
+    had("not_found")
+    wechat = request.getfixturevalue("verified")
+    had("too_large", "invalid_json", "invalid_field", "login_failed")
+    wechat.says = lambda file: file.write(b"")
+    had("wechat_unavailable")
+    wechat.says = None
+    with monkeypatch.context() as patched:
+        patched.setattr(roomapp, "LOGINS_AT_ONCE", 0)
+        had("too_many_requests")
+    database.execute_sql("DROP TABLE token")
+    had("server_error")
+    request.getfixturevalue("exclusive")
+    had("database_busy")
+    assert statuses == {}
+
+
+@pytest.mark.parametrize("url", BODIES)
+def test_whatever_is_wrong_the_answer_is_documented(somebody, post, url):
+    for wrong in WRONG.values():
+        conforms(url, post(url, **(BODIES[url] | wrong)))
+
+
+@pytest.mark.parametrize("url", BODIES)
+@pytest.mark.parametrize("openid", [None, "li", "hong", "ming"])
+def test_whoever_calls_the_answer_is_documented(somebody, vouched, client, url, openid):
+    headers = {"X-WX-OPENID": openid} if openid else {}
+    for wrong in WRONG.values():
+        body = BODIES[url] | wrong
+        conforms(url, client.post_json(url, body, headers=headers, expect_errors=True))
+
+
+def everywhere(error):
+    urls = [*BODIES, "/time"]
+    return [(url, *each) for url in urls for each in errors_of(url) if each[0] == error]
+
+
+def test_a_full_room_is_had_where_it_is_documented(somebody, post, has):
+    for number in range(MEMBERS_AT_MOST - 2):
+        post("/usr/join", room_id=1, openid=f"guest{number}")
+    for each in everywhere("room_full"):
+        has(*each)
+    for url, body in BODIES.items():
+        conforms(url, post(url, **body))
+
+
+def test_an_error_of_the_server_is_had_where_it_is_documented(somebody, has):
+    for table in ("clock", "user", "message", "member", "room"):
+        database.execute_sql(f"DROP TABLE {table}")
+    assert len(everywhere("server_error")) == len(BODIES) + 1
+    for each in everywhere("server_error"):
+        has(*each)
+
+
+@pytest.fixture
+def exclusive(database_file, monkeypatch):
+    """Another program holds the file, which nobody has open yet."""
+    monkeypatch.setattr(models, "BUSY_SECONDS", 0.01)
+    monkeypatch.setenv("ROOMAPP_DATABASE", str(database_file))
+    close_database()
+    with closing(sqlite3.connect(database_file, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = exclusive")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+    open_database(database_file)
+
+
+def test_a_busy_database_is_had_where_it_is_documented(somebody, exclusive, has):
+    assert len(everywhere("database_busy")) == len(BODIES) + 1
+    for each in everywhere("database_busy"):
+        has(*each)
+
+
+def test_the_errors_of_no_endpoint_are_told_too(client):
+    told = {
+        error: example["value"]
+        for answer in DOCUMENT["components"]["responses"].values()
+        for error, example in json_of(answer)["examples"].items()
+    }
+    assert told.keys() == ERRORS.keys()
+    assert client.get("/nowhere", expect_errors=True).json == told["not_found"]
+    assert client.put("/time", expect_errors=True).json == told["method_not_allowed"]
