@@ -1,6 +1,6 @@
 """The interface as machines read it: an OpenAPI document, made of the routes, rules and errors.
 
-People read it too, in Apifox or Postman, so every text is in Chinese and in English.
+People read it too, at /docs and in Apifox or Postman, so every text is in Chinese and in English.
 """
 
 from typing import Any, NamedTuple

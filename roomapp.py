@@ -195,6 +195,11 @@ def page(file="index.html"):
     return static_file(file, STATIC, mimetype=kind, etag=False, headers=PAGE_HEADERS)
 
 
+@app.get("/docs", skip=True)
+def docs():
+    return page("docs.html")
+
+
 @app.get("/openapi.json", skip=True)
 def openapi():
     from openapi import DOCUMENT  # made of this module, at the first request

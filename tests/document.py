@@ -23,7 +23,7 @@ BODIES = {
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]
 
 # What is there for browsers and tools, beside the interface document.
-PAGES = ["/", "/static/<file:re:[a-z]+[.](?:css|js|svg)>", "/openapi.json"]
+PAGES = ["/", "/static/<file:re:[a-z]+[.](?:css|js|svg)>", "/docs", "/openapi.json"]
 
 # Of each field the least and the most that it takes,
 LEAST_AND_MOST = [

@@ -8,12 +8,14 @@ from base64 import b64decode
 from contextlib import ExitStack
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from webtest import TestApp
 
 import roomapp
 from models import database
+from openapi import DOCUMENT
 from serving import ONE_SHOT, command, environment
 
 CHROMIUM = next(
@@ -45,7 +47,7 @@ def shut():
     assert database.deferred
 
 
-FILES = ["/", *(f"/static/{file.name}" for file in roomapp.STATIC.glob("[!i]*.*"))]
+FILES = ["/", "/docs", *(f"/static/{file.name}" for file in roomapp.STATIC.glob("*.[cj]s*"))]
 
 
 @pytest.mark.parametrize("url", FILES)
@@ -607,3 +609,46 @@ def photographed(page):
     browser = page.context.new_cdp_session(page)
     shot = browser.send("Page.captureScreenshot", {"format": "webp", "quality": 90})
     return b64decode(shot["data"])
+
+
+# The documentation beside it
+
+
+@pytest.fixture
+def documentation(visit, expect):
+    def documentation(**options):
+        page = visit("/docs", **options)
+        expect(page.locator("#errors")).to_be_visible()
+        return page
+
+    return documentation
+
+
+def test_the_documentation_shows_every_endpoint_field_and_error(documentation):
+    page = documentation()
+    for url, methods in DOCUMENT["paths"].items():
+        for operation in methods.values():
+            shown = page.locator(f"#{operation['operationId']}").inner_text()
+            assert f" {url}\n" in shown
+            assert f":{urlsplit(page.url).port}{url}" in shown
+            for chinese_or_english in operation["summary"].split(" · "):
+                assert chinese_or_english in shown
+    shown = page.locator("main").inner_text()
+    for _, rule in roomapp.FIELDS.values():
+        assert rule in shown
+    for error, (status, detail) in roomapp.ERRORS.items():
+        shown = page.locator(f"#{error}").inner_text()
+        assert shown.startswith(f"{status} {error}")
+        assert detail in shown
+
+
+def test_the_documentation_fits_a_phone(documentation):
+    page = documentation(viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
+def test_axe_finds_nothing_wrong_in_the_documentation(documentation, scheme, viewport):
+    assert not faults(documentation(viewport=viewport, color_scheme=scheme))
