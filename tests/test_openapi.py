@@ -1,8 +1,11 @@
 """The document that machines read says what the service does, no less and no more."""
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from functools import cache
 
@@ -18,6 +21,7 @@ from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
 from models import MEMBERS_AT_MOST, close_database, database, open_database
 from openapi import DOCUMENT
 from roomapp import ERRORS, FIELDS, LIMIT_AT_MOST, app
+from serving import ONE_SHOT, PROJECT, environment
 from test_login import playing
 
 OPERATIONS = {
@@ -401,3 +405,41 @@ def test_the_errors_of_no_endpoint_are_told_too(client):
     assert told.keys() == ERRORS.keys()
     assert client.get("/nowhere", expect_errors=True).json == told["not_found"]
     assert client.put("/time", expect_errors=True).json == told["method_not_allowed"]
+
+
+# Fuzzing
+
+
+@pytest.fixture
+def fuzz(tmp_path):
+    def fuzz(server, *paths):
+        address = re.search(r"http://[\d.]+:\d+", server.said)[0]
+        options = ["--checks=all", "--max-examples=300", "--no-color", "--generation-database=none"]
+        # What is visible in all of Unicode depends on the version of Python; in GBK it does not.
+        options += ["--generation-codec=gbk", *paths, f"{address}/openapi.json"]
+        hooks = {"SCHEMATHESIS_HOOKS": "fuzz", "PYTHONPATH": str(PROJECT / "tests")}
+        fuzzed = subprocess.run(
+            [sys.executable, "-m", "schemathesis.cli", "run", *options],
+            cwd=tmp_path,
+            env=environment(**hooks, PYTHONIOENCODING="utf-8"),
+            **{**ONE_SHOT, "timeout": 600},
+        )
+        print(fuzzed.stdout)
+        assert fuzzed.returncode == 0, fuzzed.stderr
+        return int(re.search(r"Tested: (\d+)", fuzzed.stdout)[1])
+
+    return fuzz
+
+
+# Where identities are not verified there is no login.
+
+
+@pytest.mark.slow
+def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(start, fuzz):
+    assert fuzz(start("--quiet"), "--exclude-path=/usr/login") == len(OPERATIONS) - 1
+
+
+@pytest.mark.slow
+def test_so_is_whatever_it_allows_or_forbids_in_a_login(start, fuzz, verified):
+    server = start("--quiet", **{name: os.environ[name] for name in VERIFYING})
+    assert fuzz(server, "--include-path=/usr/login") == 1
