@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peewee import DatabaseError
 
-from models import Refused, Room, Unusable, User, close_database, open_database, writing
+from models import Refused, Room, Token, Unusable, User, close_database, open_database, writing
 
 CAMPUS = Path(__file__).with_name("data") / "demo.json"
 
@@ -18,7 +18,7 @@ def fill(path):
     open_database(path)
     try:
         with writing():
-            if User.select().exists() or Room.select().exists():
+            if any(table.select().exists() for table in (User, Room, Token)):
                 raise Unusable(f"{path} is not empty; the demo fills only an empty database")
             settle(**campus)
     except (Refused, DatabaseError, sqlite3.DatabaseError) as error:

@@ -8,7 +8,7 @@ from webtest import TestApp
 
 import demo
 import roomapp
-from models import Unusable, close_database, open_database
+from models import Token, Unusable, close_database, open_database
 from serving import ONE_SHOT, command, environment, refused_to_start
 
 CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
@@ -103,7 +103,11 @@ def room(post):
     post("/room/add", name="一", section="二", description="", room_owner_id="ming")
 
 
-@pytest.mark.parametrize("something", [profile, room])
+def login(post):
+    Token.issue("ming")
+
+
+@pytest.mark.parametrize("something", [profile, room, login])
 def test_a_database_that_holds_something_is_left_as_it_is(database_file, post, kept, something):
     something(post)
     before = kept()
