@@ -374,61 +374,6 @@ def read(field, sent):
         raise Refused("invalid_field", field=field, detail=rule) from None
 
 
-# Who is calling
-
-
-def caller():
-    """The openid of who calls, where identities are verified; otherwise None."""
-    if settings().trust_wx_openid:
-        vouched_for = request.environ.get("HTTP_X_WX_OPENID")
-        if not vouched_for:
-            raise Refused("login_required")
-        return vouched_for
-    if settings().wechat_appid:
-        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise Refused("login_required")
-        return Token.holder(token.strip())
-    return None
-
-
-def acting(openid):
-    """The openid that acts by what the request says; it must be the caller's own."""
-    if request.caller not in (None, openid):
-        raise Refused("identity_mismatch")
-    return openid
-
-
-counting = threading.Lock()
-counted = {}  # until when an address has used up its logins, by this process's clock
-
-
-def count_login(address):
-    """Let an address log in LOGINS_AT_ONCE times, and then LOGINS_A_SECOND."""
-    with counting:
-        now = monotonic()
-        for other in [other for other, until in counted.items() if until <= now]:
-            del counted[other]
-        network = network_of(address)
-        until = counted.get(network, now) + 1 / LOGINS_A_SECOND
-        wait = until - now - LOGINS_AT_ONCE / LOGINS_A_SECOND
-        if wait > 0:
-            response.set_header("Retry-After", math.ceil(wait))
-            raise Refused("too_many_requests")
-        counted[network] = until
-
-
-def network_of(address):
-    """An address, or for IPv6 its network: whoever has one address has 2**64."""
-    if ":" not in address:
-        return address
-    try:
-        address = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:  # as a proxy may write it
-        return address
-    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
-
-
 # A reader takes what was sent and returns what it stands for, or raises ValueError.
 
 
@@ -549,6 +494,61 @@ FIELDS = {
         f"code 应为 wx.login 给的 1–{CODE_AT_MOST} 个字符",
     ),
 }
+
+
+# Who is calling
+
+
+def caller():
+    """The openid of who calls, where identities are verified; otherwise None."""
+    if settings().trust_wx_openid:
+        vouched_for = request.environ.get("HTTP_X_WX_OPENID")
+        if not vouched_for:
+            raise Refused("login_required")
+        return vouched_for
+    if settings().wechat_appid:
+        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Refused("login_required")
+        return Token.holder(token.strip())
+    return None
+
+
+def acting(openid):
+    """The openid that acts by what the request says; it must be the caller's own."""
+    if request.caller not in (None, openid):
+        raise Refused("identity_mismatch")
+    return openid
+
+
+counting = threading.Lock()
+counted = {}  # until when an address has used up its logins, by this process's clock
+
+
+def count_login(address):
+    """Let an address log in LOGINS_AT_ONCE times, and then LOGINS_A_SECOND."""
+    with counting:
+        now = monotonic()
+        for other in [other for other, until in counted.items() if until <= now]:
+            del counted[other]
+        network = network_of(address)
+        until = counted.get(network, now) + 1 / LOGINS_A_SECOND
+        wait = until - now - LOGINS_AT_ONCE / LOGINS_A_SECOND
+        if wait > 0:
+            response.set_header("Retry-After", math.ceil(wait))
+            raise Refused("too_many_requests")
+        counted[network] = until
+
+
+def network_of(address):
+    """An address, or for IPv6 its network: whoever has one address has 2**64."""
+    if ":" not in address:
+        return address
+    try:
+        address = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:  # as a proxy may write it
+        return address
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 # How it is run
