@@ -568,7 +568,7 @@ class RoomIndex(FTS5Model):
 
 
 # How far a search reaches, each further than the one before.
-NAME, NAME_OR_SECTION, ANYWHERE = REACHES = "nsa"
+NAME, NAME_OR_SECTION, ANYWHERE = "nsa"
 
 
 def written(name, section, description):

@@ -2,7 +2,7 @@
 
 import json
 
-from models import REACHES, Room, RoomIndex, fold, reading, words
+from models import ANYWHERE, NAME, NAME_OR_SECTION, Room, RoomIndex, fold, reading, words
 
 
 def find(key, limit):
@@ -20,13 +20,20 @@ def matching(key, limit):
     every part in the name or the section; newest first among equals.
     """
     parts = set(key.split())
+
+    def matches(reach):
+        ((room_ids,),) = RoomIndex.matching(every(parts, reach), limit)
+        return json.loads(room_ids)
+
+    anywhere = matches(ANYWHERE)
+    if len(anywhere) < 2:
+        return anywhere  # there is no order to be found out
     ((named,),) = Room.named(key, limit)
     found = dict.fromkeys(json.loads(named))
-    for reach in REACHES:
+    for reach in (NAME, NAME_OR_SECTION):
         if len(found) < limit:
-            ((indexed,),) = RoomIndex.matching(every(parts, reach), limit)
-            found |= dict.fromkeys(json.loads(indexed))
-    return list(found)[:limit]
+            found |= dict.fromkeys(matches(reach))
+    return list(found | dict.fromkeys(anywhere))[:limit]
 
 
 def every(parts, reach):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from bottle import Bottle, request, response
 
-from models import REACHES, fold, written
+from models import ANYWHERE, NAME, NAME_OR_SECTION, fold, written
 from search import every
 
 app = Bottle()
@@ -187,12 +187,15 @@ def search():
         return listed("rooms", NUMBERED, sent)
     run = connection().execute
     key, limit = fold(sent["key"]), sent["limit"] + 1
-    found = dict.fromkeys(room_id for (room_id,) in run(NAMED, (key, limit)))
-    for reach in REACHES:
-        if len(found) < limit:
-            rows = run(INDEXED, (every(key.split(), reach), limit))
-            found |= dict.fromkeys(room_id for (room_id,) in rows)
-    return listed("rooms", GIVEN, {**sent, "room_ids": json.dumps(list(found)[:limit])})
+    anywhere = run(INDEXED, (every(key.split(), ANYWHERE), limit)).fetchall()
+    found = {}
+    if len(anywhere) > 1:
+        found = dict.fromkeys(run(NAMED, (key, limit)))
+        for reach in (NAME, NAME_OR_SECTION):
+            if len(found) < limit:
+                found |= dict.fromkeys(run(INDEXED, (every(key.split(), reach), limit)))
+    room_ids = [room_id for (room_id,) in found | dict.fromkeys(anywhere)]
+    return listed("rooms", GIVEN, {**sent, "room_ids": json.dumps(room_ids[:limit])})
 
 
 @app.get("/time")
