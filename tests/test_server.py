@@ -239,6 +239,7 @@ def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, h
     assert server.process.wait(40) == 0
 
 
+@pytest.mark.slow
 @signals
 def test_it_does_not_wait_for_ever_before_it_stops(start, held, tmp_path):
     assert STOP_WITHIN == 30
