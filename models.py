@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 import secrets
 import sqlite3
 import time
@@ -48,7 +49,19 @@ SECTION_AT_MOST = 30
 DESCRIPTION_AT_MOST = 1000
 MESSAGE_AT_MOST = 2000
 MEMBERS_AT_MOST = 500
+KEY_AT_MOST = 60
+CODE_AT_MOST = 128  # WeChat's have 32
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
+
+LIMIT_AT_MOST = 500  # rows on a page
+LIMIT_BY_DEFAULT = 100
+
+# Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
+BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 TOKEN_SECONDS = 7 * 24 * 60 * 60
 BUSY_SECONDS = 5

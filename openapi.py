@@ -5,9 +5,15 @@ People read it too, at /docs and in Apifox or Postman, so every text is in Chine
 
 from typing import Any, NamedTuple
 
-import roomapp
 from models import (
+    BLANKS,
+    CODE_AT_MOST,
+    CONTROLS,
+    CONTROLS_BUT_BREAKS,
     DESCRIPTION_AT_MOST,
+    KEY_AT_MOST,
+    LIMIT_AT_MOST,
+    LIMIT_BY_DEFAULT,
     MEMBERS_AT_MOST,
     MESSAGE_AT_MOST,
     NAME_AT_MOST,
@@ -18,7 +24,6 @@ from models import (
     SEX_AT_MOST,
     TOKEN_SECONDS,
 )
-from roomapp import CODE_AT_MOST, ERRORS, FIELDS, KEY_AT_MOST, LIMIT_AT_MOST, OPTIONAL
 
 
 class Endpoint(NamedTuple):
@@ -216,7 +221,7 @@ ENDPOINTS = {
 MEANINGS = {
     "not_found": "there is no such url",
     "method_not_allowed": "the `Allow` header says which method is",
-    "too_large": f"the body is over {roomapp.BODY_AT_MOST // 1024} KiB",
+    "too_large": "the body is larger than `detail` says",
     "invalid_json": "the body is not a JSON object in UTF-8",
     "login_required": "identities are verified here, and the token is missing, unknown or expired",
     "invalid_field": "a field is missing or against its rule, which `detail` tells; "
@@ -259,9 +264,9 @@ def ranges(characters):
     )
 
 
-BLANK = ranges(roomapp.BLANKS)
-CONTROL = roomapp.CONTROLS.pattern.strip("[]")
-CONTROL_BUT_BREAKS = roomapp.CONTROLS_BUT_BREAKS.pattern.strip("[]")
+BLANK = ranges(BLANKS)
+CONTROL = CONTROLS.pattern.strip("[]")
+CONTROL_BUT_BREAKS = CONTROLS_BUT_BREAKS.pattern.strip("[]")
 
 
 def text(at_most, pattern, at_least=1):
@@ -366,10 +371,10 @@ TAKEN = {
                 integer(1, maximum=LIMIT_AT_MOST),
                 digits("[0０]*([1-9１-９][0-9０-９]?|[1-4１-４][0-9０-９]{2}|[5５][0０]{2})"),
             ),
-            "default": OPTIONAL["limit"],
+            "default": LIMIT_BY_DEFAULT,
         },
-        f"最多几条，不填为 {OPTIONAL['limit']}",
-        f"how many at most, 1–{LIMIT_AT_MOST}, else {OPTIONAL['limit']}",
+        f"最多几条，不填为 {LIMIT_BY_DEFAULT}",
+        f"how many at most, 1–{LIMIT_AT_MOST}, else {LIMIT_BY_DEFAULT}",
     ),
     "before": (
         POSITIVE,
@@ -389,9 +394,8 @@ TAKEN = {
 }
 
 
-def taken(field):
+def taken(field, rule):
     schema, chinese, english = TAKEN[field]
-    _, rule = FIELDS[field]
     return {**schema, "description": both(f"{rule}；{chinese}", english)}
 
 
@@ -442,13 +446,13 @@ GIVEN = {
         "1 when the profile was completed, else 0",
     ),
     "error": (
-        {"type": "string", "enum": list(ERRORS)},
+        {"type": "string", "enum": list(MEANINGS)},
         "哪一种错误，供程序判断",
         "which error, for programs",
     ),
     "detail": ({"type": "string"}, "可以直接弹出的一句话", "a Chinese sentence for a toast"),
     "field": (
-        {"type": "string", "enum": list(FIELDS)},
+        {"type": "string", "enum": list(TAKEN)},
         "有误的字段，只有 invalid_field 才有",
         "the field that is wrong; of `invalid_field` alone",
     ),
@@ -471,16 +475,17 @@ def code(value):
 # The document
 
 
-def document():
-    routes = [route for route in roomapp.app.routes if route.rule in ENDPOINTS]
-    paths = {route.rule: {route.method.lower(): operation(route)} for route in routes}
+def document(routes, fields, errors, version):
+    """The document of a service with these routes and tables, as roomapp.py has them."""
+    routes = [route for route in routes if route.rule in ENDPOINTS]
+    paths = {route.rule: {route.method.lower(): operation(route, errors)} for route in routes}
     refusals = [[error] for error in OF_EVERY_URL]
-    refusals += [errors for url in paths for errors in errors_by_status(url).values()]
+    refusals += [each for url in paths for each in errors_by_status(url, errors).values()]
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "roomapp",
-            "version": roomapp.__version__,
+            "version": version,
             "description": both(
                 "校园微信小程序的后端：在分区里开房间，找到、加入、留言。除 GET /time 外都是 POST，"
                 "请求体是一个 JSON 对象，Content-Type 是什么都可以，不认识的字段会被忽略。"
@@ -498,12 +503,12 @@ def document():
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": {
-                **{field: taken(field) for field in TAKEN},
+                **{field: taken(field, rule) for field, (_, rule) in fields.items()},
                 "Room": given(ROOM),
                 "Message": given(MESSAGE),
                 "Failure": failure(),
             },
-            "responses": {together(errors): refusal(errors) for errors in refusals},
+            "responses": {together(each): refusal(each, fields, errors) for each in refusals},
         },
     }
 
@@ -511,7 +516,7 @@ def document():
 TAGS = {"usr": ("用户", "Users"), "room": ("房间", "Rooms"), "": ("其他", "Others")}
 
 
-def operation(route):
+def operation(route, errors):
     endpoint = ENDPOINTS[route.rule]
     _, first, *others = route.rule.split("/")
     described = {
@@ -526,8 +531,8 @@ def operation(route):
         described["description"] = both(endpoint.more_chinese, endpoint.more_english)
     if endpoint.takes:
         described["requestBody"] = {"required": True, "content": body(endpoint)}
-    for status, errors in errors_by_status(route.rule).items():
-        described["responses"][str(status)] = ref("responses", together(errors))
+    for status, those in errors_by_status(route.rule, errors).items():
+        described["responses"][str(status)] = ref("responses", together(those))
     return described
 
 
@@ -556,20 +561,20 @@ def success(endpoint):
     }
 
 
-def errors_by_status(url):
+def errors_by_status(url, errors):
     endpoint = ENDPOINTS[url]
     possible = {*OF_EVERY_ENDPOINT, *endpoint.errors}
     possible.update(OF_EVERY_BODY if endpoint.takes else ())
     possible.update(OF_EVERY_CALLER if url not in WITHOUT_CALLER else ())
     found = {}
-    for error, (status, _) in ERRORS.items():
+    for error, (status, _) in errors.items():
         if error in possible:
             found.setdefault(status, []).append(error)
     return dict(sorted(found.items()))
 
 
-def together(errors):
-    return "-or-".join(errors)
+def together(those):
+    return "-or-".join(those)
 
 
 # status: what stands in the head of its answers
@@ -589,20 +594,20 @@ HEADERS = {
 }
 
 
-def refusal(errors):
-    """An answer with one of these errors, which have the same status."""
-    status, _ = ERRORS[errors[0]]
-    one_of_them = {"properties": {"error": {"type": "string", "enum": errors}}}
+def refusal(those, fields, errors):
+    """An answer with one of those errors, which have the same status."""
+    status, _ = errors[those[0]]
+    one_of_them = {"properties": {"error": {"type": "string", "enum": those}}}
     return {
         "description": in_a_line(
-            "；".join(ERRORS[error][1] for error in errors),
-            "; ".join(MEANINGS[error] for error in errors),
+            "；".join(errors[error][1] for error in those),
+            "; ".join(MEANINGS[error] for error in those),
         ),
         "headers": HEADERS.get(status, {}),
         "content": {
             "application/json": {
                 "schema": {"allOf": [ref("schemas", "Failure"), {"type": "object", **one_of_them}]},
-                "examples": {error: failure_example(error) for error in errors},
+                "examples": {error: failure_example(error, fields, errors) for error in those},
             }
         },
     }
@@ -614,16 +619,13 @@ def failure():
     return schema
 
 
-def failure_example(error):
-    status, detail = ERRORS[error]
+def failure_example(error, fields, errors):
+    status, detail = errors[error]
     value = {"response_code": 0, "error": error, "detail": detail}
     if error == "invalid_field":
-        value |= {"detail": FIELDS["openid"][1], "field": "openid"}
+        value |= {"detail": fields["openid"][1], "field": "openid"}
     return {
         "summary": f"{status} {error}",
         "description": both(detail, MEANINGS[error]),
         "value": value,
     }
-
-
-DOCUMENT = document()

@@ -24,8 +24,12 @@ from peewee import DatabaseError
 import backup
 import demo
 import models
+import openapi
 import wechat
 from models import (
+    BLANKS,
+    CONTROLS,
+    CONTROLS_BUT_BREAKS,
     Clock,
     Message,
     Refused,
@@ -44,20 +48,10 @@ from server import listen, logged, serve, supervise
 __version__ = "1.0.0"
 
 BODY_AT_MOST = 64 * 1024  # bytes
-KEY_AT_MOST = 60  # characters
-CODE_AT_MOST = 128  # characters; WeChat's have 32
-LIMIT_AT_MOST = 500  # rows on a page
 LOGINS_AT_ONCE = 2000  # from one address, behind which there may be a campus
 LOGINS_A_SECOND = 2  # once those are used up
 LOGIN_THREADS = 32  # how many may wait for WeChat in a process
-OPTIONAL = {"limit": 100, "before": models.ID_AT_MOST, "after": None}
-
-# Unicode's white space. str.strip() by itself would also cut off the controls U+001C to U+001F.
-BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+OPTIONAL = {"limit": models.LIMIT_BY_DEFAULT, "before": models.ID_AT_MOST, "after": None}
 DIGITS = re.compile("[0-9０-９]+")
 
 log = logging.getLogger("roomapp")
@@ -201,10 +195,13 @@ def docs():
 
 
 @app.get("/openapi.json", skip=True)
-def openapi():
-    from openapi import DOCUMENT  # made of this module, at the first request
+def openapi_json():
+    return answer(200, **document())
 
-    return answer(200, **DOCUMENT)
+
+@cache
+def document():
+    return openapi.document(app.routes, FIELDS, ERRORS, __version__)
 
 
 STATIC = Path(__file__).with_name("static")
@@ -407,13 +404,13 @@ def key(value):
         value = int(value) if value.is_integer() else 0
     if type(value) is int:
         return number(max(value, 0), at_least=0)
-    value = line(value, KEY_AT_MOST)
+    value = line(value, models.KEY_AT_MOST)
     return number(value, at_least=0) if DIGITS.fullmatch(value) else value
 
 
 def limit(value):
     value = number(value)
-    if value > LIMIT_AT_MOST:
+    if value > models.LIMIT_AT_MOST:
         raise ValueError
     return value
 
@@ -485,13 +482,13 @@ FIELDS = {
         partial(nonblank, at_most=models.MESSAGE_AT_MOST, controls=CONTROLS_BUT_BREAKS),
         f"留言应为 1–{models.MESSAGE_AT_MOST} 个字，不能全是空白",
     ),
-    "key": (key, f"搜索内容应为房间号或 1–{KEY_AT_MOST} 个字的文字"),
-    "limit": (limit, f"limit 应为 1–{LIMIT_AT_MOST} 的整数"),
+    "key": (key, f"搜索内容应为房间号或 1–{models.KEY_AT_MOST} 个字的文字"),
+    "limit": (limit, f"limit 应为 1–{models.LIMIT_AT_MOST} 的整数"),
     "before": (number, "before 应为正整数"),
     "after": (partial(number, at_least=0), "after 应为 0 或正整数"),
     "code": (
-        partial(word, at_most=CODE_AT_MOST),
-        f"code 应为 wx.login 给的 1–{CODE_AT_MOST} 个字符",
+        partial(word, at_most=models.CODE_AT_MOST),
+        f"code 应为 wx.login 给的 1–{models.CODE_AT_MOST} 个字符",
     ),
 }
 
@@ -770,5 +767,4 @@ def announce(listener, database):
 
 
 if __name__ == "__main__":
-    sys.modules["roomapp"] = sys.modules["__main__"]  # so that nothing imports it a second time
     main()

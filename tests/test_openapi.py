@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,12 +19,12 @@ from openapi_spec_validator import validate
 import models
 import roomapp
 from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
-from models import MEMBERS_AT_MOST, close_database, database, open_database
-from openapi import DOCUMENT
-from roomapp import ERRORS, FIELDS, LIMIT_AT_MOST, app
+from models import LIMIT_AT_MOST, MEMBERS_AT_MOST, close_database, database, open_database
+from roomapp import ERRORS, FIELDS, app, document
 from serving import ONE_SHOT, PROJECT, environment
 from test_login import playing
 
+DOCUMENT = document()
 OPERATIONS = {
     url: operation
     for url, by_method in DOCUMENT["paths"].items()
@@ -122,6 +123,18 @@ def test_it_is_what_the_service_gives(client):
     answer = client.get("/openapi.json")
     assert answer.json == DOCUMENT
     assert answer.content_type == "application/json"
+
+
+def test_the_running_service_gives_it_whatever_is_pulled_meanwhile(start, tmp_path):
+    folder = tmp_path / "service"
+    folder.mkdir()
+    for file in PROJECT.glob("*.py"):
+        shutil.copy(file, folder)
+    options = ["--port=0", f"--database={tmp_path / 'roomapp.db'}"]
+    server = start(arguments=[sys.executable, str(folder / "roomapp.py"), *options])
+    for file in folder.glob("*.py"):
+        file.write_text("raise ImportError", encoding="utf-8")
+    assert server.request("GET", "/openapi.json") == (200, DOCUMENT)
 
 
 def test_the_endpoints_are_those_of_the_code_in_its_order():
@@ -403,6 +416,9 @@ def test_the_errors_of_no_endpoint_are_told_too(client):
         for error, example in json_of(answer)["examples"].items()
     }
     assert told.keys() == ERRORS.keys()
+    failure = DOCUMENT["components"]["schemas"]["Failure"]["properties"]
+    assert failure["error"]["enum"] == list(ERRORS)
+    assert failure["field"]["enum"] == list(FIELDS)
     assert client.get("/nowhere", expect_errors=True).json == told["not_found"]
     assert client.put("/time", expect_errors=True).json == told["method_not_allowed"]
 

@@ -15,12 +15,12 @@ from webtest import TestApp
 
 import roomapp
 from models import database
-from openapi import DOCUMENT
 from serving import ONE_SHOT, command, environment
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+DOCUMENT = roomapp.document()
 QUIETLY = [
     "--no-sandbox",  # root cannot have one
     "--disable-gpu",
