@@ -497,11 +497,10 @@ def document(routes, fields, errors, version):
                 "`detail` says it in Chinese, for a toast.",
             ),
         },
-        "servers": [{"url": "/"}],
         "tags": [{"name": chinese, "description": english} for chinese, english in TAGS.values()],
         "paths": paths,
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": SECURITY_SCHEMES,
             "schemas": {
                 **{field: taken(field, rule) for field, (_, rule) in fields.items()},
                 "Room": given(ROOM),
@@ -516,6 +515,29 @@ def document(routes, fields, errors, version):
 TAGS = {"usr": ("用户", "Users"), "room": ("房间", "Rooms"), "": ("其他", "Others")}
 
 
+# The ways to say who one is. That one need not is the last alternative: Postman takes the first.
+SECURITY_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": both(
+            "服务核实身份时，请求要带上 Authorization: Bearer TOKEN，TOKEN 由登录得到。",
+            "Where the service verifies identities, a request carries "
+            "`Authorization: Bearer TOKEN`, with the token that a login gives.",
+        ),
+    },
+    "gateway": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-WX-OPENID",
+        "description": both(
+            "在微信云托管里由网关带上，小程序不用带。",
+            "The gateway of WeChat Cloud Hosting sends it, so that clients need not.",
+        ),
+    },
+}
+
+
 def operation(route, errors):
     endpoint = ENDPOINTS[route.rule]
     _, first, *others = route.rule.split("/")
@@ -526,7 +548,7 @@ def operation(route, errors):
         "responses": {"200": success(endpoint)},
     }
     if route.rule not in WITHOUT_CALLER:
-        described["security"] = [{}, {"bearer": []}]  # none where identities are not verified
+        described["security"] = [*({name: []} for name in SECURITY_SCHEMES), {}]
     if endpoint.more_chinese:
         described["description"] = both(endpoint.more_chinese, endpoint.more_english)
     if endpoint.takes:

@@ -196,7 +196,8 @@ def docs():
 
 @app.get("/openapi.json", skip=True)
 def openapi_json():
-    return answer(200, **document())
+    scheme, host, *_ = request.urlparts
+    return answer(200, **document(), servers=[{"url": f"{scheme}://{host}"}])
 
 
 @cache
@@ -615,7 +616,11 @@ SETTINGS = {
     "wechat_secret": ("", str, "AppSecret of the mini-program"),
     "wechat_api": ("https://api.weixin.qq.com", web_address, "where WeChat answers"),
     "trust_wx_openid": ("0", switch, "1 where WeChat Cloud Hosting vouches for X-WX-OPENID"),
-    "trusted_proxy": ("", one_address, "reverse proxy whose X-Forwarded-For is believed"),
+    "trusted_proxy": (
+        "",
+        one_address,
+        "reverse proxy whose X-Forwarded-For and -Proto are believed",
+    ),
 }
 
 

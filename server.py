@@ -115,7 +115,7 @@ def serving(app, listener, dispatcher, trusted_proxy):
         sockets=[listener],
         _dispatcher=dispatcher,
         trusted_proxy=trusted_proxy,
-        trusted_proxy_headers=trusted_proxy and "x-forwarded-for",
+        trusted_proxy_headers=trusted_proxy and "x-forwarded-for x-forwarded-proto",
         send_bytes=18_000,  # an answer of fewer leaves in one piece
         connection_limit=connections(),
         max_request_body_size=REQUEST_AT_MOST,

@@ -358,6 +358,12 @@ def test_nobody_vouches_for_an_openid_from_outside(before, start):
     assert headers["WWW-Authenticate"] == "Bearer"
 
 
+def test_the_document_for_machines_tells_the_address_of_the_site(before, start):
+    site = before(start(ROOMAPP_TRUSTED_PROXY="127.0.0.1").port)
+    _, _, body = site.request("GET", "/openapi.json", None, {"X-Forwarded-Proto": "http"})
+    assert json.loads(body)["servers"] == [{"url": f"https://{NAME}"}]
+
+
 # The limits of nginx
 
 

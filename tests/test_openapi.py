@@ -30,6 +30,7 @@ OPERATIONS = {
     for url, by_method in DOCUMENT["paths"].items()
     for operation in by_method.values()
 }
+GATEWAY = DOCUMENT["components"]["securitySchemes"]["gateway"]
 # In which order the example requests tell the life of a room.
 LIFE = [
     "/usr/complete",
@@ -119,9 +120,13 @@ def test_it_is_valid():
     validate(DOCUMENT)
 
 
-def test_it_is_what_the_service_gives(client):
-    answer = client.get("/openapi.json")
-    assert answer.json == DOCUMENT
+def with_server(url):
+    return {**DOCUMENT, "servers": [{"url": url}]}
+
+
+def test_it_is_what_the_service_gives_with_its_own_address(client):
+    answer = client.get("/openapi.json", headers={"Host": "192.0.2.1:8080"})
+    assert answer.json == with_server("http://192.0.2.1:8080")
     assert answer.content_type == "application/json"
 
 
@@ -134,7 +139,8 @@ def test_the_running_service_gives_it_whatever_is_pulled_meanwhile(start, tmp_pa
     server = start(arguments=[sys.executable, str(folder / "roomapp.py"), *options])
     for file in folder.glob("*.py"):
         file.write_text("raise ImportError", encoding="utf-8")
-    assert server.request("GET", "/openapi.json") == (200, DOCUMENT)
+    own = with_server(f"http://127.0.0.1:{server.port}")
+    assert server.request("GET", "/openapi.json") == (200, own)
 
 
 def test_the_endpoints_are_those_of_the_code_in_its_order():
@@ -143,6 +149,13 @@ def test_the_endpoints_are_those_of_the_code_in_its_order():
         (url, method.upper()) for url, methods in DOCUMENT["paths"].items() for method in methods
     ]
     assert documented == routes
+
+
+def test_callers_say_who_they_are_where_that_is_verified():
+    """Postman takes the first way, so that one must not be to say nothing."""
+    for url, operation in OPERATIONS.items():
+        ways = [{"bearer": []}, {"gateway": []}, {}] if url in BODIES else None
+        assert operation.get("security") == ways
 
 
 def test_every_text_is_in_chinese_and_in_english():
@@ -327,7 +340,9 @@ def test_every_documented_error_is_had(somebody, has, url):
 def test_every_documented_error_of_a_caller_is_had(somebody, vouched, has, url):
     for error, status in errors_of(url):
         if (url, error) in OF_CALLERS:
-            has(url, error, status, **({} if error == "login_required" else {"X-WX-OPENID": "li"}))
+            has(
+                url, error, status, **({} if error == "login_required" else {GATEWAY["name"]: "li"})
+            )
 
 
 def test_every_documented_error_of_a_login_is_had(database_file, has, monkeypatch, request):
@@ -362,7 +377,7 @@ def test_whatever_is_wrong_the_answer_is_documented(somebody, post, url):
 @pytest.mark.parametrize("url", BODIES)
 @pytest.mark.parametrize("openid", [None, "li", "hong", "ming"])
 def test_whoever_calls_the_answer_is_documented(somebody, vouched, client, url, openid):
-    headers = {"X-WX-OPENID": openid} if openid else {}
+    headers = {GATEWAY["name"]: openid} if openid else {}
     for wrong in WRONG.values():
         body = BODIES[url] | wrong
         conforms(url, client.post_json(url, body, headers=headers, expect_errors=True))
