@@ -607,6 +607,12 @@ HEADERS = {
             "schema": {"type": "string", "enum": ["Bearer"]},
         }
     },
+    405: {
+        "Allow": {
+            "description": in_a_line("可以用的方法", "which method it is"),
+            "schema": {"type": "string", "enum": ["GET", "POST"]},
+        }
+    },
     429: {
         "Retry-After": {
             "description": in_a_line("多少秒后再试", "in how many seconds to try again"),

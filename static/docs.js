@@ -4,7 +4,7 @@ const content = document.querySelector("main");
 const contents = document.querySelector("nav");
 
 const api = await read();
-const { schemas, responses } = api.components;
+const { schemas, responses, securitySchemes } = api.components;
 const objects = Object.keys(schemas).filter((name) => schemas[name].properties);
 
 content.replaceChildren();
@@ -48,7 +48,8 @@ function operations() {
   );
 }
 
-function endpoint({ operationId, method, path, summary, description, requestBody, responses }) {
+function endpoint(operation) {
+  const { operationId, method, path, summary, description, requestBody, responses } = operation;
   const url = new URL(`.${path}`, location.href).href;
   const taken = requestBody && json(requestBody);
   const { 200: done, ...refusals } = responses;
@@ -59,6 +60,7 @@ function endpoint({ operationId, method, path, summary, description, requestBody
     { id: operationId },
     make("h3", {}, place, titled(summary)),
     description ? make("div", {}, told(description)) : [],
+    operation.security ? make("div", {}, caller(operation.security)) : [],
     taken ? [make("h4", {}, titled("请求 · request")), fields(taken.schema, true)] : [],
     code("curl", curl(url, taken?.example)),
     code("wx.request", wxRequest(url, method, taken?.example)),
@@ -68,6 +70,12 @@ function endpoint({ operationId, method, path, summary, description, requestBody
     make("h4", {}, titled("错误 · errors")),
     make("ul", { class: "errors" }, Object.values(refusals).flatMap(refusal)),
   );
+}
+
+/** The first way to say who one is: the others are not for clients. */
+function caller([way]) {
+  const [name] = Object.keys(way);
+  return told(securitySchemes[name].description);
 }
 
 function refusal(response) {

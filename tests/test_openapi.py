@@ -81,6 +81,10 @@ def conforms(url, answer):
     described = followed(OPERATIONS[url]["responses"][str(answer.status_int)])
     validator(json_of(described)["schema"]).validate(answer.json)
     assert answer.content_type == "application/json"
+    has_the_headers(described, answer)
+
+
+def has_the_headers(described, answer):
     for header, value in described.get("headers", {}).items():
         sent = answer.headers[header]
         validator(value["schema"]).validate(int(sent) if sent.isdecimal() else sent)
@@ -434,8 +438,15 @@ def test_the_errors_of_no_endpoint_are_told_too(client):
     failure = DOCUMENT["components"]["schemas"]["Failure"]["properties"]
     assert failure["error"]["enum"] == list(ERRORS)
     assert failure["field"]["enum"] == list(FIELDS)
-    assert client.get("/nowhere", expect_errors=True).json == told["not_found"]
-    assert client.put("/time", expect_errors=True).json == told["method_not_allowed"]
+    for method, url, error in [
+        ("GET", "/nowhere", "not_found"),
+        ("PUT", "/time", "method_not_allowed"),
+        ("GET", "/usr/join", "method_not_allowed"),
+    ]:
+        answer = client.request(url, method=method, expect_errors=True)
+        assert answer.json == told[error]
+        has_the_headers(DOCUMENT["components"]["responses"][error], answer)
+    assert "Allow" in DOCUMENT["components"]["responses"]["method_not_allowed"]["headers"]
 
 
 # Fuzzing

@@ -626,6 +626,8 @@ def documentation(visit, expect):
 
 def test_the_documentation_shows_every_endpoint_field_and_error(documentation):
     page = documentation()
+    bearer = DOCUMENT["components"]["securitySchemes"]["bearer"]["description"]
+    chinese, _, _ = bearer.partition("\n\n")
     for url, methods in DOCUMENT["paths"].items():
         for operation in methods.values():
             shown = page.locator(f"#{operation['operationId']}").inner_text()
@@ -633,6 +635,7 @@ def test_the_documentation_shows_every_endpoint_field_and_error(documentation):
             assert f":{urlsplit(page.url).port}{url}" in shown
             for chinese_or_english in operation["summary"].split(" · "):
                 assert chinese_or_english in shown
+            assert (chinese in shown) == ("security" in operation)
     shown = page.locator("main").inner_text()
     for _, rule in roomapp.FIELDS.values():
         assert rule in shown
