@@ -27,8 +27,11 @@ export function askWho() {
 }
 
 function drawKnown(openid, li) {
-  const button = make("button", { type: "submit", className: "chip" }, written(openid));
-  button.addEventListener("click", () => (byId("openid").value = openid));
+  const button = make("button", { type: "button", className: "chip" }, written(openid));
+  button.addEventListener("click", () => {
+    byId("openid").value = openid;
+    byId("who-form").requestSubmit();
+  });
   li.append(button);
 }
 

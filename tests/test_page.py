@@ -297,6 +297,10 @@ def test_two_tabs_are_two_people_and_each_has_a_profile(enter, expect, server):
     hong.get_by_role("button", name="换一个人").click()
     hong.get_by_role("dialog").get_by_role("button", name="ming", exact=True).click()
     expect(hong.locator("#card")).to_have_text("女 · 篮球 · 桌游")
+    hong.get_by_role("button", name="换一个人").click()
+    hong.get_by_role("textbox", name="openid").fill("lili")
+    hong.keyboard.press("Enter")
+    expect(hong.locator("#mine .me")).to_contain_text("lili")
 
 
 def test_what_people_write_is_shown_as_text(enter, expect, server):
