@@ -46,6 +46,21 @@ export function avatar(openid) {
   return make("span", { className: `avatar hue${(sum >>> 16) % 8}`, "aria-hidden": "true" }, first);
 }
 
+export function loading() {
+  return make("p", { className: "loading" }, "正在加载…");
+}
+
+export function nothing(text, ...more) {
+  return make("div", { className: "nothing" }, make("p", {}, text), ...more);
+}
+
+/** Why something cannot be shown, and a button to try again. */
+export function problem(error, tryAgain) {
+  const button = make("button", { type: "button", className: "small" }, "再试一次");
+  button.addEventListener("click", tryAgain);
+  return nothing(error.message, button);
+}
+
 /** Tell a link that leads to what is shown. */
 export function markCurrent(link) {
   if (link.hash === (location.hash || "#/discover")) link.setAttribute("aria-current", "page");

@@ -1,7 +1,18 @@
 /** Lists of rooms: of a section, of what a key finds, and one's own. */
 
 import { call } from "./api.js";
-import { avatar, byId, fill, make, markCurrent, onSubmit, written } from "./dom.js";
+import {
+  avatar,
+  byId,
+  fill,
+  loading,
+  make,
+  markCurrent,
+  nothing,
+  onSubmit,
+  problem,
+  written,
+} from "./dom.js";
 import { showCard, whoami } from "./me.js";
 
 const PAGE = 20;
@@ -31,7 +42,7 @@ class RoomList {
     this.wanted = PAGE;
     this.list.replaceChildren();
     this.button.hidden = true;
-    this.note.replaceChildren(make("p", { className: "loading" }, "正在加载…"));
+    this.note.replaceChildren(loading());
     return this.load({ limit: PAGE });
   }
 
@@ -71,11 +82,9 @@ class RoomList {
   }
 
   fail(error) {
-    const again = make("button", { type: "button", className: "small" }, "再试一次");
-    again.addEventListener("click", () => this.ask(this.question));
     this.list.replaceChildren();
     this.button.hidden = true;
-    this.note.replaceChildren(nothing(error.message, again));
+    this.note.replaceChildren(problem(error, () => this.ask(this.question)));
   }
 }
 
@@ -101,10 +110,6 @@ function drawRoom(room, li) {
 
 export function badge(state) {
   return make("span", { className: `badge state${state}` }, state ? "已激活" : "未激活");
-}
-
-export function nothing(text, ...more) {
-  return make("div", { className: "nothing" }, make("p", {}, text), ...more);
 }
 
 let section = sessionStorage.getItem("section") ?? COMMON[0];

@@ -1,8 +1,8 @@
 /** Who one is in this tab, and one's profile. */
 
-import { call } from "./api.js";
+import { call, Failed } from "./api.js";
 import { wake } from "./clock.js";
-import { avatar, byId, fill, make, onSubmit, say, written } from "./dom.js";
+import { avatar, byId, fill, loading, make, onSubmit, problem, say, written } from "./dom.js";
 
 const REMEMBERED = 5;
 const SEXES = ["性别不说", "男", "女"]; // WeChat's codes 0, 1 and 2
@@ -54,10 +54,8 @@ export function start(changed) {
     button.addEventListener("click", askWho);
   }
   onSubmit(byId("profile-form"), async ({ sex, othersex, preference }) => {
-    const openid = await somebody();
-    if (!openid) return;
     await call("/usr/complete", {
-      openid,
+      openid: whoami(),
       sex: sex.value === "text" ? othersex.value : Number(sex.value),
       preference: preference.value.split("\n").filter((line) => line.trim()),
     });
@@ -98,14 +96,31 @@ function told({ sex, preference }) {
   return [typeof sex === "number" ? SEXES[sex] : sex, ...preference].join(" · ");
 }
 
-/** Fill the form with what is known. */
+let edits = 0;
+
+/** Show the form once it holds what is known, for all of that is replaced by what is saved. */
 export async function editProfile() {
+  const edit = ++edits;
   const form = byId("profile-form");
-  form.reset();
+  const note = byId("profile-note");
+  form.hidden = true;
+  note.replaceChildren(loading());
   if (!whoami()) return;
-  const { sex, preference } = (await profileOf(whoami())) ?? { sex: 0, preference: [] };
+  try {
+    const profile = await profileOf(whoami());
+    if (edit !== edits) return; // it has been opened anew, or by somebody else
+    fillIn(form.elements, profile ?? { sex: 0, preference: [] });
+    form.hidden = false;
+    note.replaceChildren();
+  } catch (error) {
+    if (!(error instanceof Failed)) throw error;
+    if (edit === edits) note.replaceChildren(problem(error, editProfile));
+  }
+}
+
+function fillIn(fields, { sex, preference }) {
   const coded = typeof sex === "number";
-  form.elements.sex.value = coded ? String(sex) : "text";
-  form.elements.othersex.value = coded ? "" : sex;
-  form.elements.preference.value = preference.join("\n");
+  fields.sex.value = coded ? String(sex) : "text";
+  fields.othersex.value = coded ? "" : sex;
+  fields.preference.value = preference.join("\n");
 }

@@ -303,6 +303,25 @@ def test_two_tabs_are_two_people_and_each_has_a_profile(enter, expect, server):
     expect(hong.locator("#mine .me")).to_contain_text("lili")
 
 
+def test_a_profile_is_saved_only_by_who_has_seen_it(visit, expect, server):
+    server.post("/usr/complete", openid="lili", sex=2, preference=["篮球"])
+    page = visit("/#/me")
+    page.get_by_role("button", name="先看看").click()
+    expect(page.get_by_role("button", name="保存")).to_be_hidden()
+    what_happens = iter(["continue_", "abort"])
+    page.route("**/usr/info", lambda route: getattr(route, next(what_happens))(), times=2)
+    page.locator("#me").get_by_role("button", name="我是谁").click()
+    become(page, "lili")
+    expect(page.locator("#me").get_by_text("连不上服务器")).to_be_visible()
+    expect(page.get_by_role("button", name="保存")).to_be_hidden()
+    page.get_by_role("button", name="再试一次").click()
+    page.get_by_label("偏好").fill("篮球\n桌游")
+    page.get_by_role("button", name="保存").click()
+    expect(page.get_by_text("已保存")).to_be_visible()
+    profile = server.post("/usr/info", openid="lili")
+    assert (profile["sex"], profile["preference"]) == (2, ["篮球", "桌游"])
+
+
 def test_what_people_write_is_shown_as_text(enter, expect, server):
     openid = MARKUP.replace(" ", "/")
     room = {"name": MARKUP[:60], "section": MARKUP[:30], "description": MARKUP}
