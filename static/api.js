@@ -9,7 +9,8 @@ export class Failed extends Error {
     super(detail);
     this.error = error;
     this.field = field;
-    this.passing = status >= 500 || error === "unreachable"; // the same may do later
+    // The same may do later: whatever does not follow from what was asked.
+    this.passing = error === "unreachable" || status >= 500 || [401, 429].includes(status);
   }
 }
 
@@ -21,9 +22,10 @@ export function onAnswer(listener) {
 export async function call(url, fields, { automatic = false } = {}) {
   const asked = { method: fields ? "POST" : "GET", url, fields, automatic };
   const { status, answer } = await exchanged(asked);
+  const failure = answer.response_code === 1 ? undefined : new Failed(status, answer);
   const at = new Date();
-  for (const listener of listeners) listener({ ...asked, status, answer, at });
-  if (answer.response_code !== 1) throw new Failed(status, answer);
+  for (const listener of listeners) listener({ ...asked, status, answer, failure, at });
+  if (failure) throw failure;
   return answer;
 }
 
@@ -37,9 +39,11 @@ async function exchanged({ method, url, fields }) {
       signal: AbortSignal.timeout(PATIENCE),
     });
     status = response.status;
-    return { status, answer: await response.json() };
+    const answer = await response.json();
+    if (answer?.response_code !== undefined) return { status, answer };
   } catch {
-    const detail = status ? `服务器的回答读不懂（${status}）` : "连不上服务器，请检查网络";
-    return { status, answer: { error: "unreachable", detail } };
+    // No answer, or none in JSON.
   }
+  const detail = status ? `服务器的回答读不懂（${status}）` : "连不上服务器，请检查网络";
+  return { status, answer: { error: "unreachable", detail } };
 }

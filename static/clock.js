@@ -1,10 +1,15 @@
 /** Asks GET /time again and again while somebody looks, and says when it differs. */
 
-import { call, Failed } from "./api.js";
+import { call, Failed, onAnswer } from "./api.js";
 
 const EVERY = 3_000; // milliseconds
+let seen; // the time that what is shown is of
 let asks = false;
 let wakeUp = () => {};
+
+onAnswer(({ failure }) => {
+  if (failure?.passing) seen = undefined; // something is not shown that could be
+});
 
 /** Look again now: something was done here, or somebody has come back. */
 export function wake() {
@@ -12,23 +17,28 @@ export function wake() {
   wakeUp();
 }
 
+/** The same, and whether the time differs or not. */
+export function renew() {
+  seen = undefined;
+  wake();
+}
+
 /** Call `changed` whenever the time differs from that of the last call, or the server is back. */
 export async function follow(changed) {
   document.addEventListener("visibilitychange", wake);
   addEventListener("online", wake);
-  let seen;
   for (;;) {
     asks = false;
     try {
       if (!document.hidden) {
         const { last_time } = await call("/time", undefined, { automatic: true });
-        if (last_time !== seen) await changed();
+        const differs = last_time !== seen;
         seen = last_time;
+        if (differs) await changed();
       }
     } catch (error) {
       if (!(error instanceof Failed)) throw error;
       if (error.error === "login_required") return; // there is nothing to be followed
-      seen = undefined;
     }
     if (!asks) await pause();
   }

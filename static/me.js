@@ -20,7 +20,7 @@ export function askWho() {
   const dialog = byId("who");
   fill(byId("known"), remembered(), (openid) => openid, drawKnown);
   byId("who-problem").textContent = "";
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(whoami()), { once: true });
   });

@@ -1,7 +1,7 @@
 /** The page as a whole: which view is shown, and when each is loaded. */
 
 import { onAnswer } from "./api.js";
-import { follow } from "./clock.js";
+import { follow, renew } from "./clock.js";
 import { attempt, byId, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
@@ -30,7 +30,12 @@ async function route() {
   for (const back of document.querySelectorAll(".back")) back.href = `#/${body.dataset.list}`;
   document.querySelectorAll("a[href^='#/']").forEach(markCurrent);
   await attempt(() => load(argument));
-  document.title = `${heading(view).textContent} · 校园房间`;
+  entitle();
+}
+
+/** Name the tab after what is shown now, whatever was waited for. */
+function entitle() {
+  document.title = `${heading(body.dataset.view).textContent} · 校园房间`;
 }
 
 function heading(view) {
@@ -45,40 +50,53 @@ function isVisible(view) {
 async function refresh() {
   const visible = Object.keys(VIEWS).filter(isVisible);
   await Promise.all(visible.map((view) => VIEWS[view][2]?.()));
+  entitle();
 }
 
 /** Show everything as seen by whom one is now. */
 function seeAsMyself() {
   me.showWho();
   for (const view of ["mine", "me"]) if (isVisible(view)) attempt(VIEWS[view][0]);
-  attempt(refresh);
+  renew();
 }
 
 async function begin() {
   await route();
   if (body.dataset.view !== "discover") await lists.discover();
   if (body.dataset.view === "login") return;
-  addEventListener("hashchange", () => {
-    route();
-    heading(body.dataset.view).focus({ preventScroll: true });
-  });
-  matchMedia("(min-width: 800px)").addEventListener("change", () => attempt(refresh));
   if (!me.whoami()) me.askWho();
   follow(refresh);
 }
 
 /** A service that wants to know who calls cannot be used from here: say how it can be. */
 function showLogin() {
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  closeDialogs();
   body.dataset.view = "login";
-  document.title = "需要登录 · 校园房间";
+}
+
+function closeDialogs() {
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+}
+
+/** Tell that what is shown cannot be followed, until it can. */
+function tellTrouble({ automatic, failure }) {
+  if (failure && !(automatic && failure.passing)) return;
+  const trouble = failure ? `${failure.message}（正在重试…）` : "";
+  const place = byId("trouble");
+  if (place.textContent !== trouble) place.textContent = trouble; // or it would be read out again
 }
 
 onAnswer(requests.note);
-onAnswer(({ answer }) => {
-  byId("offline").hidden = answer.error !== "unreachable";
-  if (answer.error === "login_required") showLogin();
+onAnswer(tellTrouble);
+onAnswer(({ failure }) => {
+  if (failure?.error === "login_required") showLogin();
 });
+addEventListener("hashchange", () => {
+  closeDialogs(); // they ask about what was shown
+  route();
+  heading(body.dataset.view).focus({ preventScroll: true });
+});
+matchMedia("(min-width: 800px)").addEventListener("change", renew);
 byId("clear").addEventListener("click", requests.clear);
 room.start();
 lists.start();

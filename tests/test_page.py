@@ -279,6 +279,18 @@ def test_two_people_live_the_life_of_a_room(enter, expect):
     expect(ming.locator("#asked summary").first).to_contain_text("/room/delete")
 
 
+def hold(page, url):
+    """Keep what a page asks from the server, until it is let go."""
+    held = []
+    page.route(url, lambda route: held.append(route))
+    return held
+
+
+def let_go(held):
+    while held:
+        held.pop(0).continue_()
+
+
 @pytest.mark.slow
 def test_two_tabs_are_two_people_and_each_has_a_profile(enter, expect, server):
     ming = enter("ming", "/#/me")
@@ -452,7 +464,7 @@ def test_it_says_when_the_server_is_away_and_goes_on_when_it_is_back(enter, expe
     server.process.kill()
     server.process.wait()
     later(page)
-    expect(page.get_by_text("连不上服务器，正在重试")).to_be_visible()
+    expect(page.get_by_text("正在重试")).to_be_visible()
     expect(page.locator(".bubble")).to_have_text("在吗")
     page.get_by_role("button", name="游戏").click()
     expect(page.locator("#discovered")).to_contain_text("连不上服务器")
@@ -461,10 +473,79 @@ def test_it_says_when_the_server_is_away_and_goes_on_when_it_is_back(enter, expe
     expect(page.get_by_role("textbox", name="留言")).to_have_value("还在吗")
     start("--quiet", "--port", server.port)
     later(page)
-    expect(page.get_by_text("连不上服务器，正在重试")).to_be_hidden()
+    expect(page.get_by_text("正在重试")).to_be_hidden()
     expect(page.locator("#discovered")).to_contain_text("这个分区还没有房间")
     page.get_by_role("button", name="发送").click()
     expect(page.locator(".bubble").last).to_have_text("还在吗")
+
+
+BUSY = {"response_code": 0, "error": "too_many_requests", "detail": "操作太频繁，请稍后再试"}
+DOWN = {"response_code": 0, "error": "server_error", "detail": "服务器出错了，请稍后再试"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"status": 429, "json": BUSY}, {"status": 502, "json": DOWN}, {"status": 200, "json": None}],
+    ids=["429", "502", "null"],
+)
+@pytest.mark.slow
+def test_what_a_proxy_answers_is_told_and_passes(enter, expect, server, answer):
+    room_id = server.open_room()
+    page = enter("ming", f"/#/room/{room_id}")
+    page.get_by_role("button", name="游戏").click()
+    expect(page.locator("#discovered")).to_contain_text("这个分区还没有房间")
+    look_again(page)
+
+    told = page.get_by_text("正在重试")
+    page.route("**/time", lambda route: route.fulfill(**answer))
+    later(page)
+    expect(told).to_contain_text((answer["json"] or {"detail": "服务器的回答读不懂"})["detail"])
+    page.unroute("**/time")
+    later(page)
+    expect(told).to_be_hidden()
+
+    page.get_by_role("textbox", name="留言").fill("写到一半")
+    server.post("/room/send_message", room_id=room_id, openid="ming", message="在吗")
+    page.route("**/room/*", lambda route: route.fulfill(**answer))
+    later(page)
+    expect(told).to_be_visible()
+    expect(page.get_by_role("textbox", name="留言")).to_have_value("写到一半")
+    expect(page.locator("#discovered")).to_contain_text("这个分区还没有房间")
+    page.get_by_role("button", name="美食").click()
+    expect(page.get_by_role("button", name="再试一次")).to_be_visible()
+    page.unroute("**/room/*")
+    later(page)
+    expect(page.locator(".bubble")).to_have_text("在吗")
+    expect(page.locator("#discovered")).to_contain_text("这个分区还没有房间")
+    expect(told).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_room_that_could_not_be_opened_at_first_opens_by_itself(enter, expect, server):
+    room_id = server.open_room()
+    page = enter("ming")
+    look_again(page)
+    page.route("**/room/get_message", lambda route: route.fulfill(status=429, json=BUSY), times=1)
+    page.evaluate("id => location.hash = `#/room/${id}`", room_id)
+    expect(page.get_by_role("alert").get_by_text(BUSY["detail"])).to_be_visible()
+    later(page)
+    expect(page.get_by_role("textbox", name="留言")).to_be_visible()
+    expect(page).to_have_title("一 · 校园房间")
+
+
+@pytest.mark.slow
+def test_a_slow_answer_holds_nobody_up(visit, expect, server):
+    room_id = server.open_room()
+    page = visit("/#/new")
+    become(page, "ming")
+    held = hold(page, "**/room/get_message")
+    page.goto(f"{page.url.split('#')[0]}?#/room/{room_id}")
+    page.get_by_role("navigation").get_by_role("link", name="我的").click()
+    expect(page.locator("#owned .rooms li")).to_have_count(1)
+    expect(page).to_have_title("我的 · 校园房间")
+    let_go(held)
+    expect(page.locator("#room-name")).to_have_text("一")
+    expect(page).to_have_title("我的 · 校园房间")
 
 
 def test_a_page_that_nobody_looks_at_asks_nothing_and_then_at_once(enter, expect, server):
