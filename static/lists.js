@@ -14,6 +14,7 @@ import {
   written,
 } from "./dom.js";
 import { showCard, whoami } from "./me.js";
+import { recall, remember } from "./storage.js";
 
 const PAGE = 20;
 const PAGE_AT_MOST = 500;
@@ -112,9 +113,9 @@ export function badge(state) {
   return make("span", { className: `badge state${state}` }, state ? "已激活" : "未激活");
 }
 
-let section = sessionStorage.getItem("section") ?? COMMON[0];
+let section = recall("sessionStorage", "section") ?? COMMON[0];
 let key = "";
-const sections = new Set([...COMMON, ...JSON.parse(localStorage.getItem("sections") ?? "[]")]);
+const sections = new Set([...COMMON, ...(recall("localStorage", "sections") ?? [])]);
 let discovered, owned, joined;
 
 export function start() {
@@ -177,7 +178,7 @@ export function chosenSection() {
 function choose(name) {
   section = name;
   key = byId("key").value = "";
-  sessionStorage.setItem("section", name);
+  remember("sessionStorage", "section", name);
   return discover();
 }
 
@@ -185,7 +186,7 @@ function seeSection(name) {
   const known = [...sections].some((each) => each.toLowerCase() === name.toLowerCase());
   if (known || sections.size >= SECTIONS_AT_MOST) return;
   sections.add(name);
-  localStorage.setItem("sections", JSON.stringify([...sections].slice(COMMON.length)));
+  remember("localStorage", "sections", [...sections].slice(COMMON.length));
   drawSections();
 }
 

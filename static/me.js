@@ -3,15 +3,16 @@
 import { call, Failed } from "./api.js";
 import { wake } from "./clock.js";
 import { avatar, byId, fill, loading, make, onSubmit, problem, say, written } from "./dom.js";
+import { recall, remember } from "./storage.js";
 
 const REMEMBERED = 5;
 const SEXES = ["性别不说", "男", "女"]; // WeChat's codes 0, 1 and 2
 
 export function whoami() {
-  return sessionStorage.getItem("openid");
+  return recall("sessionStorage", "openid");
 }
 
-/** Who one is, asked for if that is not known yet; null if one does not say. */
+/** Who one is, asked for if that is not known yet; nothing if one does not say. */
 export async function somebody() {
   return whoami() ?? askWho();
 }
@@ -36,16 +37,16 @@ function drawKnown(openid, li) {
 }
 
 function remembered() {
-  return JSON.parse(localStorage.getItem("openids") ?? "[]");
+  return recall("localStorage", "openids") ?? [];
 }
 
 /** `changed` is called when one has become somebody. */
 export function start(changed) {
   onSubmit(byId("who-form"), async ({ openid: { value: openid } }) => {
     await profileOf(openid); // so the server says whether this is an openid
-    sessionStorage.setItem("openid", openid);
+    remember("sessionStorage", "openid", openid);
     const others = remembered().filter((each) => each !== openid);
-    localStorage.setItem("openids", JSON.stringify([openid, ...others].slice(0, REMEMBERED)));
+    remember("localStorage", "openids", [openid, ...others].slice(0, REMEMBERED));
     byId("who").close();
     changed();
   });

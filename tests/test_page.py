@@ -334,6 +334,22 @@ def test_a_profile_is_saved_only_by_who_has_seen_it(visit, expect, server):
     assert (profile["sex"], profile["preference"]) == (2, ["篮球", "桌游"])
 
 
+@pytest.mark.slow
+def test_it_can_be_used_where_sites_may_keep_nothing(visit, expect, server):
+    page = visit()
+    page.context.add_init_script(
+        """for (const storage of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, storage, { get() { throw new DOMException("no"); } });"""
+    )
+    page.goto(f"{page.url}?#/new")
+    become(page, "ming")
+    page.get_by_label("房间名").fill("棋")
+    page.get_by_role("combobox", name="分区", exact=True).fill("棋类")
+    page.get_by_role("button", name="创建", exact=True).click()
+    say(page, "走")
+    expect(page.locator(".bubble")).to_have_text("走")
+
+
 def test_what_people_write_is_shown_as_text(enter, expect, server):
     openid = MARKUP.replace(" ", "/")
     room = {"name": MARKUP[:60], "section": MARKUP[:30], "description": MARKUP}
