@@ -1,6 +1,6 @@
 /** Lists of rooms: of a section, of what a key finds, and one's own. */
 
-import { call } from "./api.js";
+import { call, Failed } from "./api.js";
 import {
   avatar,
   byId,
@@ -48,7 +48,7 @@ class RoomList {
   }
 
   more() {
-    this.wanted = Math.min(this.wanted + PAGE, PAGE_AT_MOST);
+    this.wanted = Math.min(this.rooms.length + PAGE, PAGE_AT_MOST);
     const last = this.rooms.at(-1).room_id;
     return this.question.pages
       ? this.load({ limit: PAGE, before: last }, { behind: this.rooms })
@@ -69,7 +69,7 @@ class RoomList {
       this.show(has_more);
       [fields, ...rooms].forEach(({ section }) => section && seeSection(section));
     } catch (error) {
-      if (automatic && error.passing) throw error; // what is there stays, and is asked for again
+      if (!(error instanceof Failed) || (automatic && error.passing)) throw error;
       if (turn === this.turn) this.fail(error);
     }
   }
@@ -78,15 +78,25 @@ class RoomList {
     const openid = whoami();
     const items = this.rooms.map((room) => ({ ...room, inside: room.users_id.includes(openid) }));
     fill(this.list, items, ({ room_id }) => room_id, drawRoom);
-    this.note.replaceChildren(...(items.length ? [] : [this.question.nothing()]));
+    this.tell(items.length ? found(items.length, has_more) : this.question.nothing());
     this.button.hidden = !has_more || this.rooms.length >= PAGE_AT_MOST;
   }
 
-  fail(error) {
-    this.list.replaceChildren();
-    this.button.hidden = true;
-    this.note.replaceChildren(problem(error, () => this.ask(this.question)));
+  /** Say what came of it beneath what is there; the same is not said again. */
+  tell(note) {
+    if (this.note.textContent !== note.textContent) this.note.replaceChildren(note);
   }
+
+  fail(error) {
+    const isEmpty = this.rooms.length === 0; // otherwise the button for more is still there
+    this.tell(isEmpty ? problem(error, () => this.ask(this.question)) : nothing(error.message));
+  }
+}
+
+/** For those who do not see the rooms come. */
+function found(number, has_more) {
+  const text = `找到 ${number} 个房间${has_more ? "，还有更多" : ""}`;
+  return make("span", { className: "unseen" }, text);
 }
 
 function drawRoom(room, li) {

@@ -438,9 +438,15 @@ def test_there_is_more_than_one_page(enter, expect, server):
             page.locator("#discover").get_by_role("button", name="更多房间").click()
     expect(page.get_by_role("button", name="更多房间")).to_be_hidden()
     page.get_by_role("searchbox").fill("一")
+    expect(page.get_by_role("status").get_by_text("找到 20 个房间，还有更多")).to_be_attached()
+    page.route("**/search", lambda route: route.abort(), times=1)
+    page.locator("#discover").get_by_role("button", name="更多房间").click()
+    expect(page.locator("#discovered")).to_contain_text("连不上服务器")
     expect(rooms(page)).to_have_count(20)
     page.locator("#discover").get_by_role("button", name="更多房间").click()
     expect(rooms(page)).to_have_count(40)
+    expect(page.locator("#discovered")).not_to_contain_text("连不上服务器")
+    assert page.evaluate("document.documentElement.scrollHeight") == LAPTOP["height"]
     for shown in (30, 60, 65):
         expect(page.locator("#messages li")).to_have_count(shown)
         if shown < 65:
