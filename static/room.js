@@ -1,6 +1,6 @@
 /** One room: who is in it, what they said, and what one can do in it. */
 
-import { call } from "./api.js";
+import { call, Failed } from "./api.js";
 import { wake } from "./clock.js";
 import { agreed, attempt, avatar, byId, fill, make, onSubmit, say, written } from "./dom.js";
 import { badge, chosenSection } from "./lists.js";
@@ -10,86 +10,103 @@ const PAGE = 30;
 const CATCH_UP = 100;
 const AT_THE_END = 80; // pixels that still count as reading the newest
 
-let room_id; // of the room that is shown, as in the url
-let room;
-let messages;
+// A visit is what is known of a room since it was opened: room_id as in the url, room, messages.
+// What is answered to an earlier one than is shown comes too late.
+let shown = {};
 
 /** Show a room from the beginning. */
-export async function open(id) {
-  if (id !== room_id) byId("room-form").reset();
-  room_id = id;
-  room = messages = undefined;
+export async function open(room_id) {
+  if (room_id !== shown.room_id) byId("room-form").reset();
+  const visit = (shown = { room_id });
   show();
-  try {
-    await load(id);
-  } catch (error) {
-    gone(id, error);
-  }
+  visit.opening = load(visit).catch((error) => lose(visit, error));
+  await visit.opening;
 }
 
-async function load(id, options) {
-  const [{ rooms }, { messages: said, has_more }] = await Promise.all([
-    call("/search", { key: id }, options),
-    call("/room/get_message", { room_id: id, limit: PAGE }, options),
+async function load(visit, options) {
+  const { room_id } = visit;
+  const [{ rooms }, { messages, has_more }] = await Promise.all([
+    call("/search", { key: room_id }, options),
+    call("/room/get_message", { room_id, limit: PAGE }, options),
   ]);
-  if (id !== room_id) return;
-  [room] = rooms;
-  messages = said;
+  if (visit !== shown) return;
+  [shown.room] = rooms;
+  shown.messages = messages;
   byId("older").hidden = !has_more;
+  readOut(false);
   show();
   toTheEnd();
 }
 
 /** Fetch what has changed, and of the messages only the new ones. */
 export async function refresh() {
-  const id = room_id;
+  const visit = shown;
+  await visit.opening;
+  if (visit !== shown || !visit.room_id) return;
   try {
-    await (room ? update(id) : id && load(id, { automatic: true }));
+    await (visit.room ? update(visit) : load(visit, { automatic: true }));
   } catch (error) {
     if (error.passing) throw error;
-    gone(id, error);
+    lose(visit, error);
   }
 }
 
-async function update(id) {
-  await fetchNewer(id);
-  const { rooms } = await call("/search", { key: id }, { automatic: true });
-  if (id !== room_id || !rooms.length) return; // one that is gone is told at the next look
-  [room] = rooms;
+async function update(visit) {
+  await fetchNewer(visit);
+  const { rooms } = await call("/search", { key: visit.room_id }, { automatic: true });
+  if (visit !== shown || !rooms.length) return; // one that is gone is told at the next look
+  [shown.room] = rooms;
   show();
 }
 
-async function fetchNewer(id) {
-  for (let has_more = true; has_more; ) {
-    const after = messages.at(-1)?.message_id ?? 0;
-    const fields = { room_id: id, after, limit: CATCH_UP };
+async function fetchNewer(visit) {
+  for (let has_more = true; has_more && visit === shown; ) {
+    const after = visit.messages.at(-1)?.message_id ?? 0;
+    const fields = { room_id: visit.room_id, after, limit: CATCH_UP };
     const page = await call("/room/get_message", fields, { automatic: true });
-    if (id !== room_id) return;
-    append(page.messages);
+    if (visit === shown) append(page.messages);
     has_more = page.has_more;
   }
 }
 
 function append(newer) {
+  if (!newer.length) return;
   const log = byId("log");
   const reading = log.scrollHeight - log.scrollTop - log.clientHeight > AT_THE_END;
-  messages.push(...newer);
+  shown.messages.push(...newer);
+  readOut(true);
   showMessages();
-  if (!reading) toTheEnd();
-  else if (newer.length) byId("to-end").hidden = false;
+  if (reading) byId("to-end").hidden = false;
+  else toTheEnd();
 }
 
 async function fetchOlder() {
+  const visit = shown;
+  if (visit.asksOlder) return;
+  visit.asksOlder = true;
+  try {
+    const { room_id, messages } = visit;
+    const before = messages[0].message_id;
+    const page = await call("/room/get_message", { room_id, before, limit: PAGE });
+    if (visit === shown) prepend(page);
+  } finally {
+    visit.asksOlder = false;
+  }
+}
+
+function prepend({ messages, has_more }) {
   const log = byId("log");
-  const id = room_id;
   const below = log.scrollHeight - log.scrollTop;
-  const before = messages[0].message_id;
-  const page = await call("/room/get_message", { room_id: id, before, limit: PAGE });
-  if (id !== room_id) return;
-  messages.unshift(...page.messages);
-  byId("older").hidden = !page.has_more;
+  shown.messages.unshift(...messages);
+  byId("older").hidden = !has_more;
+  readOut(false);
   showMessages();
   log.scrollTop = log.scrollHeight - below;
+}
+
+/** Whether a screen reader says what comes next: what was said before one came need not be. */
+function readOut(does) {
+  byId("log").setAttribute("aria-live", does ? "polite" : "off");
 }
 
 function toTheEnd() {
@@ -97,14 +114,17 @@ function toTheEnd() {
   byId("to-end").hidden = true;
 }
 
-function gone(id, error) {
-  if (id !== room_id) return;
-  room = undefined;
-  if (!error.passing) room_id = undefined; // for ever: ids are not used again
+function lose(visit, error) {
+  if (!(error instanceof Failed)) throw error;
+  if (visit !== shown) return;
+  shown.room = undefined;
+  if (!error.passing) shown.room_id = undefined; // for ever: ids are not used again
+  if (byId("room-body").contains(document.activeElement)) byId("room-name").focus();
   show(error.message);
 }
 
 function show(problem) {
+  const { room_id, room } = shown;
   byId("room").classList.toggle("loading", !room && !problem);
   byId("room-body").hidden = !room;
   byId("room-problem").hidden = !problem;
@@ -132,6 +152,10 @@ function show(problem) {
     removable: openid === room_owner_id && each !== openid,
   }));
   fill(byId("members"), members, (member) => member.openid, drawMember);
+  if (!inside && byId("room-form").contains(document.activeElement)) {
+    say("你已不在这个房间");
+    byId("room-name").focus();
+  }
   byId("room-form").hidden = !inside;
   byId("join").hidden = inside;
   byId("leave").hidden = !inside || openid === room_owner_id;
@@ -152,6 +176,7 @@ function drawMember({ openid, owner, me, removable }, li) {
 
 function showMessages() {
   const openid = whoami();
+  const { messages } = shown;
   const items = messages.map((each) => ({ ...each, mine: each.openid === openid }));
   fill(byId("messages"), items, (each) => each.message_id, drawMessage);
   byId("no-messages").hidden = messages.length > 0;
@@ -188,6 +213,7 @@ async function change(act) {
 }
 
 async function join() {
+  const { room_id } = shown;
   const openid = await somebody();
   if (!openid) return;
   await call("/usr/join", { room_id, openid });
@@ -196,8 +222,9 @@ async function join() {
 }
 
 async function remove(openid) {
+  const { room_id, name } = shown.room;
   const me = openid === whoami();
-  const question = me ? "离开这个房间？你说过的话会留下。" : `把 ${openid} 移出房间？`;
+  const question = me ? `离开“${name}”？你说过的话会留下。` : `把 ${openid} 移出“${name}”？`;
   if (!(await agreed(question, me ? "离开" : "移出"))) return;
   await change(async () => {
     await call("/room/kick", { room_id, openid });
@@ -207,10 +234,13 @@ async function remove(openid) {
 }
 
 async function close() {
-  if (!(await agreed("关闭这个房间？成员和留言都会一起删除。", "关闭房间"))) return;
+  const visit = shown;
+  const { room_id, name } = visit.room;
+  if (!(await agreed(`关闭“${name}”？成员和留言都会一起删除。`, "关闭房间"))) return;
   await call("/room/delete", { room_id, openid: whoami() });
   say("房间已关闭");
-  room_id = undefined;
+  if (visit !== shown) return;
+  shown = {};
   delete document.body.dataset.detail; // nothing is open any more
   location.hash = "#/mine";
 }
@@ -222,13 +252,17 @@ export function start() {
   byId("older").addEventListener("click", () => attempt(fetchOlder));
   byId("to-end").addEventListener("click", toTheEnd);
   onSubmit(byId("room-form"), async ({ message }) => {
-    await call("/room/send_message", { room_id, openid: whoami(), message: message.value });
-    message.value = "";
+    const { room_id } = shown;
+    const { value } = message;
+    await call("/room/send_message", { room_id, openid: whoami(), message: value });
+    if (message.value === value) message.value = ""; // or somebody has written on
     toTheEnd();
     wake();
   });
   byId("message").addEventListener("keydown", (event) => {
-    const ends = event.key === "Enter" && !event.shiftKey && !event.isComposing;
+    // Safari's Enter that ends a composition comes after it, and is known by its code alone.
+    const composes = event.isComposing || event.keyCode === 229;
+    const ends = event.key === "Enter" && !event.shiftKey && !composes;
     if (!ends || !matchMedia("(pointer: fine)").matches) return; // a phone's breaks the line
     event.preventDefault();
     event.target.form.requestSubmit();
