@@ -385,6 +385,84 @@ def test_a_long_message_is_shown_whole_and_one_too_long_is_kept(enter, expect, s
     expect(page.get_by_role("textbox", name="留言")).to_have_value("")
 
 
+def test_what_is_agreed_to_is_done_to_the_room_that_was_asked_about(enter, expect, server):
+    first, second = server.open_room(), server.open_room()
+    page = enter("ming", f"/#/room/{first}")
+    page.evaluate("id => location.hash = `#/room/${id}`", second)
+    expect(page.locator("#room-facts")).to_contain_text(f"房间号 {second}")
+    page.locator("#about > summary").click()
+    page.get_by_role("button", name="关闭房间").click()
+    expect(page.get_by_role("alertdialog")).to_contain_text("关闭“一”？")
+    page.go_back()
+    expect(page.locator("#room-facts")).to_contain_text(f"房间号 {first}")
+    expect(page.get_by_role("alertdialog")).to_be_hidden()
+    assert len(server.post("/room/section", section="二")["rooms"]) == 2
+
+
+@pytest.mark.slow
+def test_one_can_come_back_while_the_page_looks_for_news(enter, expect, server):
+    room_id = server.open_room()
+    for number in range(70):
+        server.post("/room/send_message", room_id=room_id, openid="ming", message=f"第{number}句")
+    page = enter("ming", f"/#/room/{room_id}", viewport=PHONE)
+    expect(page.locator(".bubble").last).to_have_text("第69句")
+    look_again(page)
+    server.post("/room/send_message", room_id=room_id, openid="ming", message="在吗")
+    held = hold(page, "**/room/get_message")
+    with page.expect_request("**/room/get_message"):
+        later(page)
+    for view in ("requests", f"room/{room_id}"):
+        page.evaluate("view => location.hash = `#/${view}`", view)
+    let_go(held)
+    page.unroute("**/room/get_message")
+    expect(page.locator(".bubble").last).to_have_text("在吗")
+    expect(page.locator(".bubble")).to_have_count(30)
+
+    page.get_by_role("button", name="更早的留言").dblclick()
+    expect(page.locator(".bubble")).to_have_count(60)
+    assert sum("before" in (request.post_data or "") for request in page.sent) == 1
+
+
+@pytest.mark.slow
+def test_what_is_written_while_a_message_is_sent_stays(enter, expect, server):
+    page = enter("ming", f"/#/room/{server.open_room()}")
+    message = page.get_by_role("textbox", name="留言")
+    message.fill("一")
+    message.dispatch_event("keydown", {"key": "Enter", "keyCode": 229})  # as Safari ends pinyin
+    expect(message).to_have_value("一")
+    held = hold(page, "**/room/send_message")
+    with page.expect_request("**/room/send_message"):
+        message.press("Enter")
+    message.fill("二")
+    let_go(held)
+    expect(page.locator(".bubble")).to_have_text("一")
+    expect(message).to_have_value("二")
+
+
+@pytest.mark.slow
+def test_a_screen_reader_hears_what_is_new(enter, expect, server):
+    room_id = server.open_room()
+    server.post("/usr/join", room_id=room_id, openid="hong")
+    server.post("/room/send_message", room_id=room_id, openid="ming", message="一")
+    page = enter("hong", f"/#/room/{room_id}")
+    expect(page.locator(".bubble")).to_have_text("一")
+    expect(page.get_by_role("log")).to_have_attribute("aria-live", "off")
+    say(page, "二")
+    expect(page.locator(".bubble")).to_have_text(["一", "二"])
+    expect(page.get_by_role("log")).to_have_attribute("aria-live", "polite")
+
+    page.get_by_role("textbox", name="留言").press_sequentially("我")
+    server.post("/room/kick", room_id=room_id, openid="hong")
+    later(page)
+    expect(page.get_by_role("status").get_by_text("你已不在这个房间")).to_be_visible()
+    expect(page.locator("#room-name")).to_be_focused()
+    page.get_by_role("button", name="加入房间").focus()
+    server.post("/room/delete", room_id=room_id, openid="ming")
+    later(page)
+    expect(page.get_by_role("alert").get_by_text("房间不存在或已被删除")).to_be_visible()
+    expect(page.locator("#room-name")).to_be_focused()
+
+
 @pytest.mark.slow
 def test_errors_are_shown_in_the_words_of_the_server(visit, expect, server):
     page = visit("/#/room/7")
