@@ -43,6 +43,11 @@ function draw({ method, url, fields, status, answer, times, at }, li) {
     make("span", { className: well ? "status" : "status bad" }, status || "无回答"),
     make("time", {}, at),
   );
+  details.ontoggle = () => details.open && tell(details, fields, answer);
+  details.ontoggle();
+}
+
+function tell(details, fields, answer) {
   const exchange = JSON.stringify([fields, answer]);
   if (details.exchange === exchange) return; // it may be being read, or a part of it selected
   details.exchange = exchange;
