@@ -23,7 +23,7 @@ export function renew() {
   wake();
 }
 
-/** Call `changed` whenever the time differs from that of the last call, or the server is back. */
+/** Call `changed` whenever what is shown is of another time, or was not all to be had. */
 export async function follow(changed) {
   document.addEventListener("visibilitychange", wake);
   addEventListener("online", wake);

@@ -72,6 +72,7 @@ async function begin() {
 function showLogin() {
   closeDialogs();
   body.dataset.view = "login";
+  entitle();
 }
 
 function closeDialogs() {
@@ -87,9 +88,9 @@ function tellTrouble({ automatic, failure }) {
 }
 
 onAnswer(requests.note);
-onAnswer(tellTrouble);
-onAnswer(({ failure }) => {
-  if (failure?.error === "login_required") showLogin();
+onAnswer((exchange) => {
+  if (exchange.failure?.error === "login_required") showLogin();
+  else tellTrouble(exchange);
 });
 addEventListener("hashchange", () => {
   closeDialogs(); // they ask about what was shown

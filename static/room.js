@@ -30,8 +30,8 @@ async function load(visit, options) {
     call("/room/get_message", { room_id, limit: PAGE }, options),
   ]);
   if (visit !== shown) return;
-  [shown.room] = rooms;
-  shown.messages = messages;
+  [visit.room] = rooms;
+  visit.messages = messages;
   byId("older").hidden = !has_more;
   readOut(false);
   show();
@@ -55,7 +55,7 @@ async function update(visit) {
   await fetchNewer(visit);
   const { rooms } = await call("/search", { key: visit.room_id }, { automatic: true });
   if (visit !== shown || !rooms.length) return; // one that is gone is told at the next look
-  [shown.room] = rooms;
+  [visit.room] = rooms;
   show();
 }
 

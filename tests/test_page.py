@@ -747,6 +747,19 @@ def test_where_identities_are_verified_it_says_how_to_log_in(
     assert not faults(page)
 
 
+@pytest.mark.slow
+def test_a_page_that_is_open_says_so_once_identities_are_verified(enter, expect, server, start):
+    page = enter("ming")
+    server.stop()
+    later(page)
+    expect(page.get_by_text("正在重试")).to_be_visible()
+    start("--quiet", "--port", server.port, ROOMAPP_TRUST_WX_OPENID="1")
+    later(page)
+    expect(page.get_by_role("heading", name="请从小程序里登录")).to_be_visible()
+    expect(page).to_have_title("请从小程序里登录 · 校园房间")
+    expect(page.get_by_text("正在重试")).to_be_hidden()
+
+
 # How it looks
 
 
