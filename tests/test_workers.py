@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from textwrap import dedent
 from time import monotonic
 
 import psutil
@@ -88,6 +89,40 @@ def test_workers_end_when_their_supervisor_is_killed(start):
     found = workers(server)
     server.process.kill()
     until(lambda: not any(worker.is_running() for worker in found))
+
+
+def altered(change, file):
+    """What starts a server of two workers on a file, after a change to its program."""
+    program = f"import os, time, roomapp\n{dedent(change)}\nroomapp.main()"
+    return [sys.executable, "-c", program, "--port=0", "--workers=2", f"--database={file}"]
+
+
+def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(start, tmp_path):
+    third_fails = """
+        fork, forks = os.fork, []
+        def fails():
+            forks.append(None)
+            if len(forks) == 3:
+                raise BlockingIOError("too many processes")
+            return fork()
+        os.fork = fails
+    """
+    server = start(arguments=altered(third_fails, tmp_path / "roomapp.db"))
+    first, _ = workers(server)
+    first.kill()
+    until(lambda: len(set(workers(server)) - {first}) == 2)
+    assert "no worker can be started: too many processes" in server.log.read_text()
+    assert server.stop() == 0
+
+
+def test_workers_that_are_told_to_stop_while_they_start_leave_a_single_file(start, tmp_path):
+    slowly = """
+        opened = roomapp.open_database
+        roomapp.open_database = lambda path: (opened(path), time.sleep(0.5))
+    """
+    server = start(arguments=altered(slowly, tmp_path / "roomapp.db"))
+    assert server.stop() == 0
+    assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
 
 
 def test_nothing_is_lost_among_workers_of_whom_one_is_killed(start):
