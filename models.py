@@ -1,4 +1,7 @@
-"""The rooms of a campus: the tables that keep them and the rules that they live by."""
+"""The rooms of a campus: the tables that keep them and the rules that they live by.
+
+Where nobody's identity is verified, who asks is None, to whom everything is allowed.
+"""
 
 import gc
 import json
