@@ -40,7 +40,10 @@ def supervise(listener, work, workers, ready):
     watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM}
     signal.signal(signal.SIGCHLD, lambda *_: None)  # or it would not be kept until it is waited for
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    running = {fork(work) for _ in range(workers)}
+    try:
+        running = {fork(work) for _ in range(workers)}
+    except OSError as error:
+        raise Unusable(f"cannot start {workers} workers: {error}") from None
     ready()
     while signal.sigwait(watched) in (signal.SIGCHLD, signal.SIGALRM):
         for pid in ended(running):

@@ -97,6 +97,18 @@ def altered(change, file):
     return [sys.executable, "-c", program, "--port=0", "--workers=2", f"--database={file}"]
 
 
+def test_where_too_few_workers_can_be_started_it_says_so(tmp_path):
+    none_forks = """
+        def fails():
+            raise BlockingIOError("too many processes")
+        os.fork = fails
+    """
+    words = altered(none_forks, tmp_path / "roomapp.db")
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    line = "roomapp: cannot start 2 workers: too many processes\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
 def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(start, tmp_path):
     third_fails = """
         fork, forks = os.fork, []
