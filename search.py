@@ -1,46 +1,49 @@
-"""What a key finds: a number looks a room up, a text is matched."""
+"""What a key finds: a number looks a room up, a text is matched with LIKE."""
 
 import json
+import re
+from functools import cache
 
-from models import ANYWHERE, NAME, NAME_OR_SECTION, Room, RoomIndex, fold, reading, words
+from peewee import SQL
+
+from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, like_pattern
+from service.database import compiled, database
+
+DIGITS = re.compile("[0-9０-９]+")
 
 
 def find(key, limit):
-    """The rooms that `key`, a number or a text, finds, as the finders of Room give them."""
-    if isinstance(key, int):
-        return Room.with_number(key, limit)
-    with reading():
-        return Room.in_order(json.dumps(matching(fold(key), limit + 1)), limit)
+    """The page of rooms that a key finds, as the finders of Room return it."""
+    if DIGITS.fullmatch(key):
+        room_id = min(int(key), ID_AT_MOST)
+        if Room.exists(room_id):
+            return Room.with_id(room_id, limit)
+    return match(fold(key), limit)
 
 
-def matching(key, limit):
-    """The room_ids in whose name, section or description every part of a folded key occurs.
+def match(key, limit):
+    """The rooms in whose name, section or description every part of a folded key occurs.
 
-    First those whose name is the key, then those with every part in the name, then those with
-    every part in the name or the section; newest first among equals.
+    First those whose name is the key, then those with every part in the name, then the rest;
+    newest first within each.
     """
     parts = set(key.split())
-
-    def matches(reach):
-        ((room_ids,),) = RoomIndex.matching(every(parts, reach), limit)
-        return json.loads(room_ids)
-
-    anywhere = matches(ANYWHERE)
-    if len(anywhere) < 2:
-        return anywhere  # there is no order to be found out
-    ((named,),) = Room.named(key, limit)
-    found = dict.fromkeys(json.loads(named))
-    for reach in (NAME, NAME_OR_SECTION):
-        if len(found) < limit:
-            found |= dict.fromkeys(matches(reach))
-    return list(found | dict.fromkeys(anywhere))[:limit]
+    most = limit + 1  # one more tells that there are more
+    found = dict.fromkeys(Room.named(key, most))
+    for where in (IN_NAME, IN_TEXT):
+        if len(found) < most:
+            found |= dict.fromkeys(matching([like_pattern(part, where) for part in parts], most))
+    room_ids = [room_id for (room_id,) in found]
+    return Room.in_order(json.dumps(room_ids[:most]), limit)
 
 
-def every(parts, reach):
-    """That each part occurs within a reach, in the syntax of FTS5."""
-    return " AND ".join(phrase(reach, part) for part in parts)
+def matching(patterns, limit):
+    """The room_ids whose indexed text matches all of these patterns, newest first."""
+    return database.execute_sql(like_query(len(patterns)), [*patterns, limit]).fetchall()
 
 
-def phrase(reach, part):
-    *pairs, last = words(reach, part)
-    return " + ".join(pairs) or f"{last}*"
+@cache
+def like_query(patterns):
+    like = (RoomIndex.text ** SQL("?") for _ in range(patterns))
+    rooms = RoomIndex.select(RoomIndex.rowid * -1).where(*like)
+    return compiled(rooms.order_by(RoomIndex.rowid).limit(SQL("?")))

@@ -29,14 +29,15 @@ import floor
 import load
 import models
 import roomapp
-from models import close_database, fold, open_database, written
-from roomapp import configured
+from models import fold, indexed_text, open_database
+from service.database import close_database
+from service.options import setting
 
 # What is in every room's description, and in one room's.
 COMMON = ["一起来打球吧", "lol go", "🎮🏸🏀⚽🎲🎯"]
 RARE = ["龘靐齉爩鱻麤", "quokka", "🦑🦐🦞🦀🐙🐚"]
 SECTIONS = ["LOL", "王者荣耀", "羽毛球", "篮球", "桌游", "高数", "英语", "考研"]
-ACTIVE = 50  # people who ask, and rooms that are talked in, at any one time
+ACTIVE = 50  # people who ask, and rooms with messages, at any one time
 EACH = 20  # rooms that somebody owns, or joined
 MESSAGES = 100  # in every tenth room; in the others nobody says anything
 MESSAGE = "今天晚上八点在宿舍楼下见，还缺两个人，速来"
@@ -61,7 +62,7 @@ def fill(file, rooms, members=3):
         connection.execute("PRAGMA synchronous = off")
         for start in range(0, rooms, 10_000):
             some = range(start + 1, min(start + 10_000, rooms) + 1)
-            opened = []
+            opened, indexed = [], []
             for room_id in some:
                 name = "".join(draw.choices(letters, k=8))
                 section = SECTIONS[room_id % len(SECTIONS)]
@@ -69,13 +70,13 @@ def fill(file, rooms, members=3):
                 description = " ".join(["".join(draw.choices(letters, k=15)), *COMMON, *rare])
                 owner = person("owner", room_id % people)
                 texts = name, section, description
-                opened.append((room_id, *texts, owner, *map(fold, texts)))
+                opened.append((room_id, *texts, owner, fold(name), fold(section)))
+                text = indexed_text(*map(fold, texts))
+                indexed.append((-room_id, text))
             connection.execute("BEGIN")
-            insert("INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?, ?)", opened)
-            insert(
-                "INSERT INTO room_index (rowid, words) VALUES (?, ?)",
-                ((-room_id, written(*folded)) for room_id, _, _, _, _, *folded in opened),
-            )
+            insert("INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?)", opened)
+            # FTS5 writes out what it holds at each step back, so the rowids go up.
+            insert("INSERT INTO room_index (rowid, text) VALUES (?, ?)", reversed(indexed))
             insert(
                 "INSERT INTO member VALUES (?, ?, ?)",
                 (
@@ -85,13 +86,14 @@ def fill(file, rooms, members=3):
                 ),
             )
             insert(
-                "INSERT INTO message VALUES (?, ?, ?, ?)",
+                "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
                 (
                     (
                         room_id,
                         NEWEST - MESSAGES + number,
                         person("owner", room_id % people),
                         MESSAGE,
+                        NEWEST - MESSAGES + number,
                     )
                     for room_id in some
                     if room_id % 10 == 0
@@ -99,18 +101,18 @@ def fill(file, rooms, members=3):
                 ),
             )
             connection.execute("COMMIT")
-            progress(f"{some[-1]:,} of {rooms:,} rooms")
+            show_progress(f"{some[-1]:,} of {rooms:,} rooms")
         insert(
             "INSERT INTO user VALUES (?, '1', '[\"LOL\"]')",
             ((person("owner", number),) for number in range(people)),
         )
         connection.execute("UPDATE clock SET last_time = ?", (time_ns() // 1_000_000,))
-    progress("")
+    show_progress("")
 
 
-def progress(words):
+def show_progress(text):
     if sys.stderr.isatty():
-        print(f"\r{words:40}", end="\r" * (not words), file=sys.stderr, flush=True)
+        print(f"\r{text:40}", end="\r" * (not text), file=sys.stderr, flush=True)
 
 
 def cases(rooms):
@@ -126,7 +128,7 @@ def cases(rooms):
     talks = draw.sample(range(10, rooms + 1, 10), ACTIVE)
     numbers_asked = draw.sample(range(1, rooms + 1), ACTIVE)
 
-    def talked():
+    def busy_room():
         return draw.choice(talks)
 
     def any_person(role):
@@ -141,14 +143,18 @@ def cases(rooms):
         return {"openid": any_person("owner"), "sex": 1, "preference": [str(number)]}
 
     def sent():
-        room_id = talked()
+        room_id = busy_room()
         openid = person("owner", room_id % (rooms // EACH))
         return {"room_id": room_id, "openid": openid, "message": MESSAGE}
 
     opened = {"name": "今晚开黑", "section": "LOL", "description": MESSAGE, "room_owner_id": "ming"}
     yield "time", "/time", lambda: None
-    yield "get_message, page", "/room/get_message", lambda: {"room_id": talked()}
-    yield "get_message, after", "/room/get_message", lambda: {"room_id": talked(), "after": NEWEST}
+    yield "get_message, page", "/room/get_message", lambda: {"room_id": busy_room()}
+    yield (
+        "get_message, after",
+        "/room/get_message",
+        lambda: {"room_id": busy_room(), "after": NEWEST},
+    )
     yield "section", "/room/section", lambda: {"section": draw.choice(SECTIONS)}
     yield "roomlist1", "/usr/roomlist1", lambda: {"openid": any_person("owner")}
     yield "roomlist2", "/usr/roomlist2", lambda: {"openid": any_person("g0001")}
@@ -176,7 +182,7 @@ def searches():
                 yield f"search {body['key']!r}, in {where}", "/search", lambda body=body: body
 
 
-def called(app, url, body):
+def call(app, url, body):
     """Call a WSGI application: how many microseconds it took, and its answer."""
     content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
     environ = {
@@ -214,22 +220,22 @@ def in_process(times):
             open_database(ours)
             both = zip(some(rooms), some(rooms), strict=True)
             for (name, url, floors_body), (_, _, our_body) in both:
-                progress(name)
+                show_progress(name)
                 calls = [
                     (
-                        called(floor.app, url, floors_body())[0],
-                        called(roomapp.app, url, our_body())[0],
+                        call(floor.app, url, floors_body())[0],
+                        call(roomapp.app, url, our_body())[0],
                     )
                     for _ in range(times)
                 ]
-                measured[name] = compared(*zip(*calls, strict=True))
+                measured[name] = compare(*zip(*calls, strict=True))
             close_database()
             floor.close()
-    progress("")
+    show_progress("")
     return measured
 
 
-def compared(floors, ours):
+def compare(floors, ours):
     return {
         "floor us": median(floors),
         "p99": p99(floors),
@@ -272,15 +278,15 @@ def at_scale(times, sizes):
         turns = 5  # so that a noisy minute of the machine falls on each alike
         for turn in range(turns):
             for rooms, file in files.items():
-                progress(f"turn {turn + 1} of {turns}: {rooms:,} rooms")
+                show_progress(f"turn {turn + 1} of {turns}: {rooms:,} rooms")
                 open_database(file)
                 for name, url, body in running[rooms]:
                     calls = ACTIVE + times // turns
-                    some = [called(roomapp.app, url, body())[0] for _ in range(calls)]
+                    some = [call(roomapp.app, url, body())[0] for _ in range(calls)]
                     by_size = took.setdefault(name, {})
                     by_size.setdefault(str(rooms), []).extend(some[ACTIVE:])  # not the first ones
                 close_database()
-        progress("")
+        show_progress("")
         measured = {
             name: {rooms: median(values) for rooms, values in by_size.items()}
             for name, by_size in took.items()
@@ -296,7 +302,7 @@ def over_http(times):
     python = sys.executable
     waitress = [python, "-m", "waitress", "--listen=127.0.0.1:{port}"]
     ours = [python, "roomapp.py", "--port={port}"]
-    threads = configured("threads")
+    threads = setting("threads")
     one_core = {
         "floor, on one core": [*waitress, f"--threads={threads}", "floor:app"],
         "roomapp, on one core": ours,
@@ -305,8 +311,6 @@ def over_http(times):
         "roomapp": ours,
         **{f"roomapp, {n} threads": [*ours, f"--threads={n}"] for n in (1, 2, 4, 8)},
     }
-    if hasattr(os, "fork"):
-        servers["roomapp, 2 workers"] = [*ours, "--workers=2"]
     if find_spec("granian"):
         granian = [python, "-m", "granian", "--interface=wsgi", "--port={port}", "roomapp:app"]
         servers["granian"] = [*granian, "--blocking-threads=1"]
@@ -332,25 +336,25 @@ def http(command, file, core=None):
 
 def in_turns(servers, times, turns=5):
     """Send the mix to each server in turns, so that a noisy minute falls on all alike."""
-    requests = {name: load.mixed(cases(10_000)) for name in servers}
-    seen = {name: {"elapsed": 0, "worked": 0, "took": [], "MiB": []} for name in servers}
+    requests = {name: load.mix(cases(10_000)) for name in servers}
+    sums = {name: {"elapsed": 0, "worked": 0, "took": [], "MiB": []} for name in servers}
     for turn, (name, (process, port, _)) in product(range(turns), servers.items()):
-        progress(f"turn {turn + 1} of {turns}: {name}")
-        before = load.worked(process)
+        show_progress(f"turn {turn + 1} of {turns}: {name}")
+        before = load.cpu_seconds(process)
         elapsed, took = load.send(port, requests[name], times // turns)
-        seen[name]["worked"] += load.worked(process) - before
-        seen[name]["elapsed"] += elapsed
-        seen[name]["took"] += took
-        seen[name]["MiB"].append(load.resident(process))
-    progress("")
+        sums[name]["worked"] += load.cpu_seconds(process) - before
+        sums[name]["elapsed"] += elapsed
+        sums[name]["took"] += took
+        sums[name]["MiB"].append(load.memory(process))
+    show_progress("")
     return {
         name: {
-            "requests/s": times / seen[name]["elapsed"],
-            "p50 ms": median(seen[name]["took"]) * 1000,
-            "p99 ms": p99(seen[name]["took"]) * 1000,
-            "CPU ms/1000": seen[name]["worked"] / times * 1_000_000,
-            "MiB, 1st turn": seen[name]["MiB"][0],
-            "MiB, last": seen[name]["MiB"][-1],
+            "requests/s": times / sums[name]["elapsed"],
+            "p50 ms": median(sums[name]["took"]) * 1000,
+            "p99 ms": p99(sums[name]["took"]) * 1000,
+            "CPU ms/1000": sums[name]["worked"] / times * 1_000_000,
+            "MiB, 1st turn": sums[name]["MiB"][0],
+            "MiB, last": sums[name]["MiB"][-1],
             "start ms": start * 1000,
         }
         for name, (_, _, start) in servers.items()
@@ -367,7 +371,7 @@ def table(measured, earlier):
         for column in columns:
             before = earlier.get(name, {}).get(column)
             ratio = f"  x{values[column] / before:.2f}" if before else ""
-            cells.append(f"{values[column]:.1f}{ratio}".rjust(18))
+            cells.append(f"{values[column]:.{1 if values[column] > 10 else 2}f}{ratio}".rjust(18))
         print(f"{name:{width}}" + "".join(cells))
 
 

@@ -1,6 +1,5 @@
 """A fresh database for each test, and a client that speaks HTTP to the service in process."""
 
-import gc
 import sqlite3
 from contextlib import closing
 from itertools import chain
@@ -8,14 +7,10 @@ from itertools import chain
 import pytest
 from webtest import TestApp
 
-from models import close_database, open_database
+from models import open_database
+from processes import servers
 from roomapp import app
-from serving import servers
-
-
-def pytest_collection_finish():
-    """Closing a database collects garbage, which is slow amid all that the tests have imported."""
-    gc.freeze()
+from service.database import close_database
 
 
 @pytest.fixture
@@ -47,10 +42,10 @@ def last_time(client):
 
 
 @pytest.fixture
-def kept(database_file):
+def dump(database_file):
     """Everything in the database, row by row, to be compared."""
 
-    def kept():
+    def dump():
         with closing(sqlite3.connect(database_file)) as connection:
             schema = connection.execute("SELECT * FROM sqlite_master").fetchall()
             tables = [
@@ -59,7 +54,7 @@ def kept(database_file):
             rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
         return [str(row) for row in chain(schema, *rows)]
 
-    return kept
+    return dump
 
 
 @pytest.fixture
@@ -89,21 +84,21 @@ def room(open_room, post):
 
 
 @pytest.fixture
-def seen(post):
+def find_room(post):
     """A room as clients see it, or None when it is gone."""
 
-    def seen(room_id):
+    def find_room(room_id):
         rooms = post("/search", key=room_id).json["rooms"]
         return rooms[0] if rooms else None
 
-    return seen
+    return find_room
 
 
 @pytest.fixture
-def refused():
+def assert_refused():
     """Check that an answer is a refusal of the one form there is."""
 
-    def refused(answer, status, error, field=None):
+    def assert_refused(answer, status, error, field=None):
         assert answer.status_int == status, answer.text
         assert answer.content_type == "application/json"
         assert answer.json["response_code"] == 0
@@ -112,7 +107,7 @@ def refused():
         assert answer.json.get("field") == field
         assert answer.json.keys() <= {"response_code", "error", "detail", "field"}
 
-    return refused
+    return assert_refused
 
 
 @pytest.fixture
@@ -123,7 +118,7 @@ def start(tmp_path):
 
 
 @pytest.fixture
-def held(tmp_path):
+def other_program(tmp_path):
     """Another program that holds the database, so that every writer has to wait, until it ends."""
     with closing(sqlite3.connect(tmp_path / "roomapp.db", isolation_level=None)) as other:
         yield other

@@ -13,25 +13,24 @@ from contextlib import contextmanager
 
 from bottle import Bottle, request, response
 
-from models import ANYWHERE, NAME, NAME_OR_SECTION, fold, written
-from search import every
+from models import IN_NAME, IN_TEXT, fold, indexed_text, like_pattern
 
 app = Bottle()
-opened = threading.local()
-turn = threading.Lock()
+local = threading.local()
+lock = threading.Lock()
 
 
 def connection():
-    if not hasattr(opened, "connection"):
-        opened.connection = sqlite3.connect(os.environ["FLOOR_DATABASE"], isolation_level=None)
-        opened.connection.execute("PRAGMA synchronous = full")
-        opened.connection.execute("PRAGMA foreign_keys = on")
-    return opened.connection
+    if not hasattr(local, "connection"):
+        local.connection = sqlite3.connect(os.environ["FLOOR_DATABASE"], isolation_level=None)
+        local.connection.execute("PRAGMA synchronous = full")
+        local.connection.execute("PRAGMA foreign_keys = on")
+    return local.connection
 
 
 def close():
     connection().close()
-    del opened.connection
+    del local.connection
 
 
 def page(rooms):
@@ -64,7 +63,7 @@ IN_SECTION = page(
 NUMBERED = page("room WHERE room_id = :key")
 GIVEN = page("json_each(:room_ids) JOIN room ON room_id = value ORDER BY key")
 NAMED = "SELECT room_id FROM room WHERE folded_name = ? ORDER BY room_id DESC LIMIT ?"
-INDEXED = "SELECT -rowid FROM room_index WHERE words MATCH ? ORDER BY rowid LIMIT ?"
+INDEXED = "SELECT -rowid FROM room_index WHERE {} ORDER BY rowid LIMIT ?"
 
 
 def messages(which):
@@ -72,7 +71,7 @@ def messages(which):
     return f"""
     SELECT json_group_array(json_object(
         'openid', openid, 'message', message,
-        'time', strftime('%Y-%m-%dT%H:%M:%fZ', message_id / 1000.0, 'unixepoch'),
+        'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
         'message_id', message_id
     )), EXISTS (SELECT 1 FROM message WHERE room_id = :room_id AND {which} LIMIT 1 OFFSET :limit)
     FROM (
@@ -88,9 +87,9 @@ NEWER = messages("message_id > :after ORDER BY message_id")
 
 @app.post("/usr/complete")
 def complete():
-    sent = received()
+    sent = sent_object()
     values = sent["openid"], json.dumps(sent["sex"]), json.dumps(sent["preference"])
-    with writing() as run:
+    with write_transaction() as run:
         run("INSERT OR REPLACE INTO user VALUES (?, json(?), json(?))", values)
         tick(run)
     return done()
@@ -99,7 +98,7 @@ def complete():
 @app.post("/usr/info")
 def info():
     found = connection().execute(
-        "SELECT sex, preference FROM user WHERE openid = :openid", received()
+        "SELECT sex, preference FROM user WHERE openid = :openid", sent_object()
     )
     sex, preference = found.fetchone()
     return done(sex=json.loads(sex), preference=json.loads(preference))
@@ -107,95 +106,92 @@ def info():
 
 @app.post("/usr/roomlist1")
 def roomlist1():
-    return listed("rooms", OWNED, received())
+    return answer_list("rooms", OWNED, sent_object())
 
 
 @app.post("/usr/roomlist2")
 def roomlist2():
-    return listed("rooms", JOINED, received())
+    return answer_list("rooms", JOINED, sent_object())
 
 
 @app.post("/usr/join")
 def join():
-    sent = received()
-    with writing() as run:
+    sent = sent_object()
+    with write_transaction() as run:
         run("INSERT INTO member VALUES (?, ?, ?)", (sent["room_id"], tick(run), sent["openid"]))
     return done()
 
 
 @app.post("/room/section")
 def section():
-    sent = received()
-    return listed("rooms", IN_SECTION, {**sent, "section": fold(sent["section"])})
+    sent = sent_object()
+    return answer_list("rooms", IN_SECTION, {**sent, "section": fold(sent["section"])})
 
 
 @app.post("/room/add")
 def add():
-    sent = received()
+    sent = sent_object()
     name, section, description = sent["name"], sent["section"], sent["description"]
     folded = fold(name), fold(section), fold(description)
     owner = sent["room_owner_id"]
-    with writing() as run:
-        values = name, section, description, owner, *folded
-        room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values).lastrowid
-        run("INSERT INTO room_index (rowid, words) VALUES (?, ?)", (-room_id, written(*folded)))
+    with write_transaction() as run:
+        values = name, section, description, owner, *folded[:2]
+        room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid
+        text = indexed_text(*folded)
+        run("INSERT INTO room_index (rowid, text) VALUES (?, ?)", (-room_id, text))
         run("INSERT INTO member VALUES (?, ?, ?)", (room_id, tick(run), owner))
     return done(room_id=room_id)
 
 
 @app.post("/room/kick")
 def kick():
-    with writing() as run:
-        run("DELETE FROM member WHERE room_id = :room_id AND openid = :openid", received())
+    with write_transaction() as run:
+        run("DELETE FROM member WHERE room_id = :room_id AND openid = :openid", sent_object())
         tick(run)
     return done()
 
 
 @app.post("/room/delete")
 def delete():
-    sent = received()
-    removed = """DELETE FROM room WHERE room_id = :room_id
-        RETURNING folded_name, folded_section, folded_description"""
-    with writing() as run:
-        (folded,) = run(removed, sent)
-        values = -sent["room_id"], written(*folded)
-        run("INSERT INTO room_index (room_index, rowid, words) VALUES ('delete', ?, ?)", values)
+    sent = sent_object()
+    with write_transaction() as run:
+        run("DELETE FROM room WHERE room_id = :room_id", sent)
+        run("DELETE FROM room_index WHERE rowid = -:room_id", sent)
         tick(run)
     return done()
 
 
 @app.post("/room/get_message")
 def get_message():
-    sent = received()
-    return listed("messages", NEWER if "after" in sent else OLDER, sent)
+    sent = sent_object()
+    return answer_list("messages", NEWER if "after" in sent else OLDER, sent)
 
 
 @app.post("/room/send_message")
 def send_message():
-    sent = received()
-    with writing() as run:
+    sent = sent_object()
+    with write_transaction() as run:
         message_id = tick(run)
-        values = sent["room_id"], message_id, sent["openid"], sent["message"]
-        run("INSERT INTO message VALUES (?, ?, ?, ?)", values)
+        values = sent["room_id"], message_id, sent["openid"], sent["message"], message_id
+        run("INSERT INTO message VALUES (?, ?, ?, ?, ?)", values)
     return done(message_id=message_id, time=rfc3339(message_id))
 
 
 @app.post("/search")
 def search():
-    sent = received()
+    sent = sent_object()
     if isinstance(sent["key"], int):
-        return listed("rooms", NUMBERED, sent)
+        return answer_list("rooms", NUMBERED, sent)
     run = connection().execute
     key, limit = fold(sent["key"]), sent["limit"] + 1
-    anywhere = run(INDEXED, (every(key.split(), ANYWHERE), limit)).fetchall()
-    found = {}
-    if len(anywhere) > 1:
-        found = dict.fromkeys(run(NAMED, (key, limit)))
-        for reach in (NAME, NAME_OR_SECTION):
-            if len(found) < limit:
-                found |= dict.fromkeys(run(INDEXED, (every(key.split(), reach), limit)))
-    room_ids = [room_id for (room_id,) in found | dict.fromkeys(anywhere)]
-    return listed("rooms", GIVEN, {**sent, "room_ids": json.dumps(room_ids[:limit])})
+    found = dict.fromkeys(run(NAMED, (key, limit)))
+    for where in (IN_NAME, IN_TEXT):
+        if len(found) < limit:
+            patterns = [like_pattern(part, where) for part in set(key.split())]
+            like = " AND ".join(["text LIKE ?"] * len(patterns))
+            found |= dict.fromkeys(run(INDEXED.format(like), (*patterns, limit)))
+    room_ids = [room_id for (room_id,) in found]
+    return answer_list("rooms", GIVEN, {**sent, "room_ids": json.dumps(room_ids[:limit])})
 
 
 @app.get("/time")
@@ -204,22 +200,22 @@ def last_time():
     return done(last_time=rfc3339(last_time))
 
 
-def received():
+def sent_object():
     return {"limit": 100, "before": 2**63 - 1, **json.loads(request.body.read())}
 
 
 @contextmanager
-def writing():
+def write_transaction():
     run = connection().execute
-    with turn:
+    with lock:
         run("BEGIN IMMEDIATE")
         yield run
         run("COMMIT")
 
 
 def tick(run):
-    moved = "UPDATE clock SET last_time = max(?, last_time + 1) RETURNING last_time"
-    ((last_time,),) = run(moved, (time.time_ns() // 1_000_000,))
+    move = "UPDATE clock SET last_time = max(?, last_time + 1) RETURNING last_time"
+    ((last_time,),) = run(move, (time.time_ns() // 1_000_000,))
     return last_time
 
 
@@ -228,7 +224,7 @@ def rfc3339(milliseconds):
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03}Z"
 
 
-def listed(name, sql, values):
+def answer_list(name, sql, values):
     array, more = connection().execute(sql, values).fetchone()
     has_more = "true" if more else "false"
     return answer(f'{{"response_code":1,"{name}":{array},"has_more":{has_more}}}')

@@ -30,17 +30,17 @@ MIX = {
 }
 
 
-def mixed(cases):
+def mix(cases):
     """Requests as bytes, without end."""
     bodies = {name: (url, body) for name, url, body in cases}
     draw = random.Random(2)
     while True:
         (name,) = draw.choices(list(MIX), MIX.values())
         url, body = bodies[name]
-        yield written(url, body())
+        yield encode(url, body())
 
 
-def written(url, body):
+def encode(url, body):
     content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
     method = "GET" if body is None else "POST"
     head = f"{method} {url} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -129,7 +129,7 @@ def served(command, core=None, **variables):
 
 def answers(port):
     try:
-        send(port, iter([written("/time", None)]), 1)
+        send(port, iter([encode("/time", None)]), 1)
     except OSError:
         return False
     return True
@@ -154,11 +154,11 @@ def family(process):
     return [process, *process.children(recursive=True)]
 
 
-def worked(process):
+def cpu_seconds(process):
     """Seconds of CPU time that a process and its children have used."""
     return sum(sum(each.cpu_times()[:2]) for each in family(process))
 
 
-def resident(process):
+def memory(process):
     """MiB of memory of the largest among a process and its children."""
     return max(each.memory_info().rss for each in family(process)) / 2**20

@@ -9,19 +9,19 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from itertools import count
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from peewee import OperationalError
 from webtest import TestApp
 
-import backup
 import models
-from models import Message, Room, Unusable, close_database, database, open_database, writing
+from models import SCHEMA_VERSION, open_database
+from processes import ONE_SHOT, command, environment, linux, make_database, signals, start_error
 from roomapp import app
-from serving import ONE_SHOT, command, environment, linux, made, refused_to_start
-
-FIRST_SCHEMA = Path(__file__).with_name("schema_1.sql")
+from service import backup
+from service.database import SetupError, close_database, database
 
 
 @pytest.fixture
@@ -41,9 +41,19 @@ def run(file):
     return run
 
 
-def told(file, sql):
+def query(file, sql):
     with closing(sqlite3.connect(file)) as connection:
         return [row[0] for row in connection.execute(sql)]
+
+
+def fill(file, megabytes):
+    """A database with so much in one table."""
+    make_database(file)
+    with closing(sqlite3.connect(file)) as connection:
+        rows = ((f"{number}", "x" * 1000) for number in range(megabytes * 1000))
+        connection.execute("CREATE TABLE more (id, text)")
+        connection.executemany("INSERT INTO more VALUES (?, ?)", rows)
+        connection.commit()
 
 
 def kept_beside(file):
@@ -70,14 +80,14 @@ def test_a_backup_under_load_is_one_moment_of_the_database(start, run, tmp_path)
         before = set(sent)
         run("backup", copy)
         after = set(sent)
-        messages = told(copy, "SELECT message_id FROM message ORDER BY message_id")
+        messages = query(copy, "SELECT message_id FROM message ORDER BY message_id")
         assert before <= set(messages), "what was answered before is in it"
         assert messages == sorted(after | set(messages))[: len(messages)], "and nothing is left out"
         assert (
-            told(copy, "SELECT last_time FROM clock") == [max(messages, default=0)] or not messages
+            query(copy, "SELECT last_time FROM clock") == [max(messages, default=0)] or not messages
         )
-        assert told(copy, "PRAGMA integrity_check") == ["ok"]
-        assert told(copy, "PRAGMA journal_mode") == ["delete"], "it is a single file"
+        assert query(copy, "PRAGMA integrity_check") == ["ok"]
+        assert query(copy, "PRAGMA journal_mode") == ["delete"], "it is a single file"
         assert os.name == "nt" or copy.stat().st_mode & 0o777 == 0o600, "and private"
     stop.set()
     for talker in talkers:
@@ -89,7 +99,7 @@ def test_a_backup_under_load_is_one_moment_of_the_database(start, run, tmp_path)
 @linux
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace to see what is synced")
 def test_a_backup_is_on_the_disk_before_it_says_so(file, tmp_path):
-    made(file)
+    make_database(file)
     copy, trace = tmp_path / "copy.db", tmp_path / "trace"
     traced = "trace=pwrite64,fsync,fdatasync,write"
     strace = ["strace", "-f", "-y", "-s", "999", "-e", traced, "-o", trace]
@@ -108,19 +118,19 @@ def test_a_backup_is_on_the_disk_before_it_says_so(file, tmp_path):
 
 @pytest.mark.parametrize("place", ["copy.db", "roomapp.db"])
 def test_a_backup_never_goes_over_an_existing_file(file, tmp_path, place):
-    made(file)
+    make_database(file)
     target = tmp_path / place
     if not target.exists():
         target.write_text("mine")
     before = target.read_bytes()
-    assert str(target) in refused_to_start("backup", target, "--database", file)
+    assert str(target) in start_error("backup", target, "--database", file)
     assert target.read_bytes() == before
 
 
 def test_a_backup_that_fails_leaves_nothing(file, tmp_path):
-    made(file)
+    make_database(file)
     overwritten(file)
-    assert "damaged" in refused_to_start("backup", tmp_path / "copy.db", "--database", file)
+    assert "malformed" in start_error("backup", tmp_path / "copy.db", "--database", file)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -128,41 +138,28 @@ def test_a_backup_that_fails_leaves_nothing(file, tmp_path):
 def test_there_is_no_copy_of_nothing(tmp_path, words):
     file = tmp_path / "missing.db"
     words = [tmp_path / word if "." in word else word for word in words]
-    assert str(file) in refused_to_start(*words, "--database", file)
+    assert str(file) in start_error(*words, "--database", file)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_database_may_be_named_before_the_command(file, tmp_path):
-    made(file)
+    make_database(file)
     done = subprocess.run(command("--database", file, "check"), env=environment(), **ONE_SHOT)
     assert done.returncode == 0
     assert str(file) in done.stdout
 
 
-def test_a_copy_tells_how_far_it_is_every_second(database_file, tmp_path, monkeypatch, capsys):
-    with writing():
-        room = Room.open("一", "二", "", "ming")
-        messages = [
-            {"room": room, "message_id": number, "openid": "ming", "message": "长" * 2000}
-            for number in range(1200)
-        ]
-        Message.insert_many(messages).execute()
-    seconds = count(step=0.7)
-    monkeypatch.setattr(backup, "monotonic", lambda: next(seconds))
-    backup.backup(database_file, tmp_path / "copy.db")
-    told = capsys.readouterr().err.split("\n")
-    assert len(told) > 1
-    assert all(re.fullmatch(r"\d+ %", line) for line in told[:-1])
-
-
-def test_a_backup_that_is_interrupted_leaves_nothing(database_file, tmp_path, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(backup, "progress", lambda: lambda *_: interrupt())
+@signals
+def test_a_backup_that_is_interrupted_leaves_nothing(file, tmp_path):
+    fill(file, megabytes=60)
     before = set(tmp_path.iterdir())
-    with pytest.raises(KeyboardInterrupt):
-        backup.backup(database_file, tmp_path / "copy.db")
+    words = command("backup", tmp_path / "copy.db", "--database", file)
+    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("copy.db.unfinished-*")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert "interrupted" in process.stderr.read()
+    assert process.returncode == 2
     assert set(tmp_path.iterdir()) == before
 
 
@@ -174,16 +171,18 @@ def test_a_restored_database_is_the_copy_and_the_old_one_is_kept(start, run, fil
     assert server.stop() == 0
     file.chmod(0o640)
     run("restore", tmp_path / "copy.db")
-    assert told(kept_beside(file), "SELECT room_id FROM room") == [room_id, newer]
+    assert query(kept_beside(file), "SELECT room_id FROM room") == [room_id, newer]
     assert file.stat().st_mode & 0o777 == 0o640
     server = start()
     assert [room["room_id"] for room in server.post("/search", key="一")["rooms"]] == [room_id]
 
 
 def test_nothing_is_restored_under_a_server_that_nobody_asked_yet(start, file, tmp_path):
-    made(tmp_path / "copy.db")
+    make_database(tmp_path / "copy.db")
     start()
-    assert "stop it first" in refused_to_start("restore", tmp_path / "copy.db", "--database", file)
+    assert "stop the service first" in start_error(
+        "restore", tmp_path / "copy.db", "--database", file
+    )
 
 
 def test_nothing_is_restored_under_a_running_server(start, run, file, tmp_path):
@@ -191,7 +190,9 @@ def test_nothing_is_restored_under_a_running_server(start, run, file, tmp_path):
     run("backup", tmp_path / "copy.db")
     room_id = server.open_room()
     before = set(tmp_path.iterdir())
-    assert "stop it first" in refused_to_start("restore", tmp_path / "copy.db", "--database", file)
+    assert "stop the service first" in start_error(
+        "restore", tmp_path / "copy.db", "--database", file
+    )
     assert set(tmp_path.iterdir()) == before
     assert server.post("/search", key=room_id)["rooms"]
 
@@ -205,12 +206,12 @@ def test_the_log_of_a_killed_server_stays_with_its_database(start, run, file, tm
     run("restore", tmp_path / "copy.db")
     assert not Path(f"{file}-wal").exists()
     assert not Path(f"{file}-shm").exists()
-    assert told(file, "SELECT room_id FROM room") == []
-    assert told(kept_beside(file), "SELECT room_id FROM room") == [room_id]
+    assert query(file, "SELECT room_id FROM room") == []
+    assert query(kept_beside(file), "SELECT room_id FROM room") == [room_id]
 
 
 def test_what_a_program_left_half_done_does_not_touch_the_restored_one(run, file, tmp_path):
-    made(file)
+    make_database(file)
     run("backup", tmp_path / "copy.db")
     run("restore", tmp_path / "copy.db")
     script = """if True:
@@ -226,26 +227,26 @@ def test_what_a_program_left_half_done_does_not_touch_the_restored_one(run, file
     assert Path(f"{file}-journal").exists()
     run("restore", tmp_path / "copy.db")
     run("check")
-    assert told(file, "SELECT count(*) FROM user") == [0]
+    assert query(file, "SELECT count(*) FROM user") == [0]
 
 
 def test_a_restore_that_fails_leaves_the_database_in_its_place(file, tmp_path, monkeypatch):
-    made(file)
-    made(tmp_path / "copy.db")
+    make_database(file)
+    make_database(tmp_path / "copy.db")
     before = set(tmp_path.iterdir())
 
     def refuse(*_):
         raise PermissionError("chown")
 
     monkeypatch.setattr(os, "chown", refuse)
-    with pytest.raises(Unusable, match="chown"):
+    with pytest.raises(SetupError, match="chown"):
         backup.restore(file, tmp_path / "copy.db")
     assert set(tmp_path.iterdir()) == before
-    assert told(file, "PRAGMA integrity_check") == ["ok"]
+    assert query(file, "PRAGMA integrity_check") == ["ok"]
 
 
 def test_a_damaged_database_is_put_aside_with_all_that_is_left_of_it(run, file, tmp_path):
-    made(tmp_path / "copy.db")
+    make_database(tmp_path / "copy.db")
     file.write_bytes(os.urandom(100_000))
     Path(f"{file}-wal").write_bytes(b"log")
     run("restore", tmp_path / "copy.db")
@@ -262,27 +263,25 @@ def test_a_log_whose_database_is_gone_does_not_touch_the_restored_one(start, run
     file.unlink()
     assert Path(f"{file}-wal").stat().st_size > 0
     run("restore", tmp_path / "copy.db")
-    assert told(file, "SELECT room_id FROM room") == []
-    assert told(file, "PRAGMA integrity_check") == ["ok"]
+    assert query(file, "SELECT room_id FROM room") == []
+    assert query(file, "PRAGMA integrity_check") == ["ok"]
 
 
 def test_a_database_comes_back_where_there_is_none(run, file, tmp_path):
-    made(tmp_path / "copy.db")
+    make_database(tmp_path / "copy.db")
     assert "nothing was there" in run("restore", tmp_path / "copy.db").stdout
-    assert told(file, "SELECT count(*) FROM clock") == [1]
+    assert query(file, "SELECT count(*) FROM clock") == [1]
 
 
 def test_only_a_database_of_ours_is_restored(file, tmp_path):
-    made(file)
+    make_database(file)
     before = file.read_bytes()
     other = tmp_path / "other.db"
     other.write_text("no database")
-    assert str(other) in refused_to_start("restore", other, "--database", file)
+    assert str(other) in start_error("restore", other, "--database", file)
     with closing(sqlite3.connect(tmp_path / "notes.db")) as connection:
         connection.execute("CREATE TABLE notes (text)")
-    assert "another program" in refused_to_start(
-        "restore", tmp_path / "notes.db", "--database", file
-    )
+    assert "another program" in start_error("restore", tmp_path / "notes.db", "--database", file)
     assert file.read_bytes() == before
 
 
@@ -296,7 +295,7 @@ def test_a_check_tells_how_the_database_is(start, run, file):
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert facts["database"].startswith(str(file))
     assert facts["journal"].startswith("wal, ")
-    assert facts["schema"] == "{0}, of {0} known".format(models.schema_version())
+    assert facts["schema"] == f"{SCHEMA_VERSION}, of {SCHEMA_VERSION} known"
     assert facts["SQLite"] == sqlite3.sqlite_version
     assert [facts[table] for table in ("user", "room", "member", "message")] == [
         "1 rows",
@@ -325,13 +324,13 @@ def overwritten_from_the_start(file):
 
 def orphaned(file):
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("INSERT INTO message VALUES (7, 1, 'ming', '嗨')")
+        connection.execute("INSERT INTO message VALUES (7, 1, 'ming', '嗨', 1)")
         connection.commit()
 
 
 @pytest.mark.parametrize("damage", [truncated, overwritten, overwritten_from_the_start, orphaned])
 def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
-    made(file)
+    make_database(file)
     damage(file)
     done = run("check", status=1)
     assert "integrity  ok" not in done.stdout
@@ -341,88 +340,76 @@ def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
 # Older schemas
 
 
-@pytest.fixture
-def first_schema(file):
-    """A database as the first version made it, with a room, a profile and a message."""
+@pytest.fixture(params=[1, 2, 3])
+def older(request, file):
+    """A database as an older version made it, with a profile, a room and two messages."""
+    script = Path(__file__).with_name(f"schema_{request.param}.sql")
     with closing(sqlite3.connect(file)) as connection:
-        connection.executescript(FIRST_SCHEMA.read_text(encoding="utf-8"))
+        connection.executescript(script.read_text(encoding="utf-8"))
     yield file
     if not database.deferred:
         close_database()
 
 
 def objects(file):
-    return sorted(told(file, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
+    return sorted(query(file, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
 
-def shown():
-    client = TestApp(app)
-    return [
-        client.post_json(url, fields).json
-        for url, fields in [
-            ("/usr/info", {"openid": "ming"}),
-            ("/search", {"key": 2}),
-            ("/room/get_message", {"room_id": 2}),
-        ]
-    ]
+def post(url, **fields):
+    return TestApp(app).post_json(url, fields).json
 
 
-def test_a_database_of_the_first_version_serves_as_it_did(first_schema):
-    open_database(first_schema)
-    info, search, messages = shown()
+def test_an_older_database_answers_as_it_did(older):
+    message_ids = query(older, "SELECT message_id FROM message ORDER BY message_id")
+    open_database(older)
+    info = post("/usr/info", openid="ming")
     assert (info["sex"], info["preference"]) == ("男", ["羽毛球", "桌游"])
-    assert search["rooms"][0]["users_id"] == ["ming", "hong"]
-    assert [each["message"] for each in messages["messages"]] == ["今晚八点？", "好 🎮"]
+    (room,) = post("/search", key=2)["rooms"]
+    assert (room["name"], room["users_id"]) == ("ＬＯＬ 开黑", ["ming", "hong"])
+    messages = post("/room/get_message", room_id=2)["messages"]
+    assert [each["message"] for each in messages] == ["今晚八点？", "好 🎮"]
+    assert [each["message_id"] for each in messages] == message_ids
+    for message in messages:
+        sent = datetime.fromisoformat(message["time"].replace("Z", "+00:00"))
+        assert round(sent.timestamp() * 1000) == message["message_id"]
 
 
 @pytest.mark.parametrize("key", ["lol 开黑", "黑", "OL", "今晚"])
-def test_rooms_of_the_first_version_are_found_by_their_text(first_schema, key):
-    open_database(first_schema)
-    answer = TestApp(app).post_json("/search", {"key": key})
-    assert [room["room_id"] for room in answer.json["rooms"]] == [2]
+def test_rooms_of_an_older_database_are_found_by_their_text(older, key):
+    open_database(older)
+    assert [room["room_id"] for room in post("/search", key=key)["rooms"]] == [2]
 
 
-def test_an_upgraded_database_is_like_a_new_one(first_schema, tmp_path):
-    open_database(first_schema)
-    database.close()
-    made(tmp_path / "new.db")
-    assert objects(first_schema) == objects(tmp_path / "new.db")
+def test_the_ids_of_an_older_database_are_not_used_again(older):
+    open_database(older)
+    post("/room/delete", room_id=2, openid="ming")
+    room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
+    assert post("/room/add", **room)["room_id"] == 3
 
 
-def test_an_older_database_is_upgraded_at_start_after_a_copy(first_schema, monkeypatch):
-    def make_rooms_anew_with_a_colour():
-        (sql,) = told(first_schema, "SELECT sql FROM sqlite_master WHERE name = 'room'")
-        database.execute_sql(sql.replace('TABLE "room" (', 'TABLE "new" (colour DEFAULT "green", '))
-        columns = ", ".join(field.column_name for field in Room._meta.sorted_fields)
-        database.execute_sql(f"INSERT INTO new ({columns}) SELECT {columns} FROM room")
-        database.execute_sql("DROP TABLE room")
-        database.execute_sql("ALTER TABLE new RENAME TO room")
-
-    open_database(first_schema)
-    before = shown()
+def test_an_upgraded_database_is_like_a_new_one_and_the_old_one_is_kept(older, tmp_path):
+    (version,) = query(older, "PRAGMA user_version")
+    before = objects(older)
+    open_database(older)
     close_database()
-    monkeypatch.setattr(models, "UPGRADES", [*models.UPGRADES, make_rooms_anew_with_a_colour])
-    open_database(first_schema)
-    assert shown() == before
-    assert told(first_schema, "SELECT colour FROM room") == ["green"]
-    assert told(first_schema, "PRAGMA user_version") == [models.schema_version()]
-    assert database.foreign_keys == 1
-    (copy,) = first_schema.parent.glob("roomapp.db.version-1-*Z")
-    assert told(copy, "PRAGMA user_version") == [1]
-    assert told(copy, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
-    close_database()
-    open_database(first_schema)
-    assert len(list(first_schema.parent.glob("*version*"))) == 2, "one upgrade, one copy"
+    make_database(tmp_path / "new.db")
+    assert objects(older) == objects(tmp_path / "new.db")
+    assert query(older, "PRAGMA user_version") == [SCHEMA_VERSION]
+    (copy,) = tmp_path.glob(f"roomapp.db.version-{version}-*Z")
+    assert objects(copy) == before
+    open_database(older)
+    assert len(list(tmp_path.glob("*version*"))) == 1, "one upgrade, one copy"
 
 
-def test_an_upgrade_that_fails_changes_nothing(first_schema, monkeypatch):
-    def halfway():
+def test_an_upgrade_that_fails_changes_nothing(older, monkeypatch):
+    def fail(version):
         database.execute_sql("DROP TABLE message")
-        database.execute_sql("nonsense")
+        raise OperationalError("no more")
 
-    monkeypatch.setattr(models, "UPGRADES", [halfway])
-    with pytest.raises(Unusable, match="syntax error"):
-        open_database(first_schema)
-    assert told(first_schema, "PRAGMA user_version") == [1]
-    assert told(first_schema, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
-    assert not list(first_schema.parent.glob("*version*")), "and leaves no copy"
+    (version,) = query(older, "PRAGMA user_version")
+    monkeypatch.setattr(models, "upgrade_tables", fail)
+    with pytest.raises(SetupError, match="no more"):
+        open_database(older)
+    assert query(older, "PRAGMA user_version") == [version]
+    assert query(older, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
+    assert not list(older.parent.glob("*version*")), "and leaves no copy"

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 
+pytest.importorskip("psutil", reason="needs psutil: pip install -r tests/requirements.txt")
+
 import bench
 import floor
 import roomapp
-from models import close_database, open_database
-from serving import ONE_SHOT, PROJECT
+from models import open_database
+from processes import ONE_SHOT, PROJECT
+from service.database import close_database
 
 ROOMS = 1000
 
@@ -35,7 +38,7 @@ def test_the_floor_answers_as_the_service_does(both):
         for _ in range(3):
             answers = []
             for app, (_, url, body) in zip(both, (one, other), strict=True):
-                answer = json.loads(bench.called(app, url, body())[1])
+                answer = json.loads(bench.call(app, url, body())[1])
                 answers.append({**answer, "last_time": 0, "message_id": 0, "time": 0})
             assert answers[0] == answers[1], one[0]
 

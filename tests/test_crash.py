@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from serving import PROJECT, Server, command, environment, linux
+from processes import PROJECT, Server, command, environment, linux
 
 KILLS = 20
 
 
-def asked(connection, *request):
+def ask(connection, *request):
     """The answer to a request, or None when the server is gone."""
     try:
         connection.request(*request)
@@ -50,7 +50,7 @@ class Life:
             while True:
                 url, fields, changed = self.choose()
                 self.pending = url, fields, changed
-                answer = asked(connection, "POST", url, json.dumps(fields))
+                answer = ask(connection, "POST", url, json.dumps(fields))
                 if answer is None:
                     return
                 assert answer["response_code"] == 1, (url, fields, answer)
@@ -59,7 +59,7 @@ class Life:
                 self.watch(connection)
 
     def watch(self, connection):
-        answer = asked(connection, "GET", "/time") or {"last_time": ""}
+        answer = ask(connection, "GET", "/time") or {"last_time": ""}
         self.last_time = max(self.last_time, answer["last_time"])
 
     def choose(self):
@@ -123,7 +123,7 @@ class Life:
         assert seen == (self.profile, self.rooms)
         self.pending = None
 
-    def seen(self, server):
+    def find_room(self, server):
         info = server.post("/usr/info", openid=self.openid)
         rooms = {}
         for room in server.post("/usr/roomlist1", openid=self.openid, limit=500)["rooms"]:
@@ -211,10 +211,10 @@ class Disk:
         self.synced.pop(name, None)
         self.since.pop(name, None)
 
-    def after_cut(self, name, kept):
+    def after_cut(self, name, pieces_kept):
         content = bytearray(self.synced.get(name, b""))
         for change in self.since.get(name, []):
-            for offset, piece in kept(change):
+            for offset, piece in pieces_kept(change):
                 if piece is None:
                     del content[offset:]
                     content.extend(bytes(max(0, offset - len(content))))
@@ -226,7 +226,7 @@ class Disk:
     def torn(self, luck):
         """Keep each sector that was not synced by luck."""
 
-        def kept(change):
+        def pieces_kept(change):
             offset, content = change
             if content is None:
                 return [change] if luck.random() < 0.5 else []
@@ -236,7 +236,7 @@ class Disk:
                 if luck.random() < 0.5
             ]
 
-        return kept
+        return pieces_kept
 
 
 CALL = re.compile(
@@ -319,12 +319,12 @@ def test_what_was_answered_survives_a_power_cut(tmp_path):
         elif ours:
             disk.sync(name_of_file)
         if answered and luck.random() < (0.2 if name == "sendto" else 0.02):
-            for kept in (lambda _: [], lambda change: [change], disk.torn(luck)):
+            for pieces_kept in (lambda _: [], lambda change: [change], disk.torn(luck)):
                 cuts += 1
                 cut = tmp_path / f"cut{cuts}"
                 cut.mkdir()
                 for each in {*disk.synced, *disk.since}:
-                    (cut / each).write_bytes(disk.after_cut(each, kept))
+                    (cut / each).write_bytes(disk.after_cut(each, pieces_kept))
                 with closing(sqlite3.connect(cut / "roomapp.db")) as connection:
                     found = {row[0] for row in connection.execute("SELECT message_id FROM message")}
                     (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()

@@ -2,6 +2,8 @@
 
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 
@@ -9,32 +11,25 @@ import pytest
 from peewee import IntegrityError
 from webtest import TestApp
 
-import models
 from document import BODIES
-from models import (
-    Member,
-    Message,
-    Room,
-    User,
-    database,
-    open_database,
-    turns,
-    writing,
-)
+from models import Member, Message, Room, User, open_database
+from processes import PROJECT
 from roomapp import app
-from turns import Turns
+from service import database as file
+from service import options
+from service.database import close_database, database, file_lock, write_lock
 
 
 @pytest.fixture
 def statements(database_file):
     """Every statement that is run, with its parameters."""
-    seen = []
+    queries = []
 
     def see(event):
-        seen.append((event.sql, event.params))
+        queries.append((event.sql, event.params))
 
     database.query_hooks.append(see)
-    yield seen
+    yield queries
     database.query_hooks.remove(see)
 
 
@@ -57,17 +52,19 @@ def test_no_query_scans_a_table_or_sorts_rows(post, client, room, statements, ur
     for sql, params in reads:
         plan = [row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", params)]
         # What a subquery made is scanned, but it is no table.
-        made = {line.split()[1] for line in plan if line.startswith(("CO-ROUTINE", "MATERIALIZE"))}
+        materialized = {
+            line.split()[1] for line in plan if line.startswith(("CO-ROUTINE", "MATERIALIZE"))
+        }
         tables = [line for line in plan if "VIRTUAL TABLE INDEX" not in line]
         scanned = {line.split()[1] for line in tables if line.startswith("SCAN")}
-        assert scanned <= made | {"CONSTANT"}, (sql, plan)
+        assert scanned <= materialized | {"CONSTANT"}, (sql, plan)
         if not re.search(r"json_each|LIMIT :limit\) AS \S+ ORDER BY", sql):  # the rows of one page
             assert not any("TEMP B-TREE" in line for line in plan), (sql, plan)
 
 
 @pytest.mark.parametrize(
     ("url", "queries"),
-    [("/usr/roomlist1", 1), ("/usr/roomlist2", 1), ("/room/section", 1), ("/search", 5)],
+    [("/usr/roomlist1", 1), ("/usr/roomlist2", 1), ("/room/section", 1), ("/search", 4)],
 )
 def test_a_page_takes_as_many_queries_whatever_its_length(
     post, open_room, statements, url, queries
@@ -105,45 +102,45 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (Member, {"room": 1, "openid": "x" * 65, "joined": 1}),
         (Member, {"room": 1, "openid": "hong", "joined": 1}),
         (Member, {"room": 2, "openid": "x", "joined": 1}),
-        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": ""}),
-        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "x" * 2001}),
-        (Message, {"room": 2, "message_id": 1, "openid": "x", "message": "x"}),
+        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "", "time": 1}),
+        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "x" * 2001, "time": 1}),
+        (Message, {"room": 2, "message_id": 1, "openid": "x", "message": "x", "time": 1}),
     ],
 )
-def test_the_schema_guards_what_the_code_guards(room, kept, table, row):
+def test_the_schema_guards_what_the_code_guards(room, dump, table, row):
     if table is Room:
         fine = {"name": "x", "section": "x", "description": "", "room_owner_id": "x"}
-        row = {"folded_name": "x", "folded_section": "x", "folded_description": "", **fine, **row}
-    before = kept()
-    with pytest.raises(IntegrityError), writing():
+        row = {"folded_name": "x", "folded_section": "x", **fine, **row}
+    before = dump()
+    with pytest.raises(IntegrityError), write_lock():
         table.create(**row)
-    assert kept() == before
+    assert dump() == before
 
 
-def test_the_schema_guards_how_many_are_in_a_room(room, kept):
-    with writing():
+def test_the_schema_guards_how_many_are_in_a_room(room, dump):
+    with write_lock():
         guests = [{"room": room, "openid": f"guest{n}", "joined": n} for n in range(498)]
         Member.insert_many(guests).execute()
-    before = kept()
-    with pytest.raises(IntegrityError, match="room_full"), writing():
+    before = dump()
+    with pytest.raises(IntegrityError, match="room_full"), write_lock():
         Member.create(room=room, openid="late", joined=1000)
-    assert kept() == before
+    assert dump() == before
 
 
-def test_a_change_that_fails_leaves_nothing_behind(room, kept):
-    before = kept()
-    with pytest.raises(ZeroDivisionError), writing():
-        Room.numbered(room).admit("gang")
-        Room.numbered(room).post("gang", "嗨")
+def test_a_change_that_fails_leaves_nothing_behind(room, dump):
+    before = dump()
+    with pytest.raises(ZeroDivisionError), write_lock():
+        Room.by_id(room).admit("gang")
+        Room.by_id(room).post("gang", "嗨")
         raise ZeroDivisionError
-    assert kept() == before
+    assert dump() == before
 
 
 def test_connections_are_set_up_as_promised(client):
     assert database.journal_mode == "wal"
     assert database.synchronous == 2, "FULL: every commit is synced"
     assert database.foreign_keys == 1
-    assert database.pragma("busy_timeout") == 5000 == models.BUSY_SECONDS * 1000
+    assert database.pragma("busy_timeout") == 5000 == file.BUSY_SECONDS * 1000
 
 
 def test_an_answer_shows_one_moment(post, room, database_file):
@@ -164,57 +161,55 @@ def test_an_answer_shows_one_moment(post, room, database_file):
     assert post("/room/get_message", room_id=room).json["error"] == "room_not_found"
 
 
-def test_writers_take_turns_in_the_order_of_asking():
-    turns = Turns()
-    order = []
-
-    def ask(number):
-        turns.acquire(timeout=10)
-        order.append(number)
-        turns.release()
-
-    turns.acquire(timeout=10)
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for number, thread in enumerate(threads, start=1):
-        thread.start()
-        while len(turns.queue) <= number:
-            pass
-    turns.release()
-    for thread in threads:
-        thread.join()
-    assert order == list(range(8))
+def test_a_writer_that_waits_too_long_is_told_so(post, room, dump, assert_refused, monkeypatch):
+    monkeypatch.setattr(file, "BUSY_SECONDS", 0.05)
+    before = dump()
+    with file_lock():
+        assert_refused(post("/usr/join", room_id=room, openid="gang"), 503, "database_busy")
+        assert post("/search", key=room).json["rooms"], "who reads does not wait"
+    assert dump() == before
+    assert post("/usr/join", room_id=room, openid="gang").json["response_code"] == 1
 
 
-def test_who_waits_too_long_for_a_turn_is_told_so_and_nobody_else(
-    post, room, kept, refused, monkeypatch
+def test_a_writer_waits_for_the_writer_of_another_process(
+    post, room, database_file, assert_refused, monkeypatch
 ):
-    monkeypatch.setattr(models, "BUSY_SECONDS", 0.05)
-    before = kept()
-    turns.acquire(timeout=10)
-    refused(post("/usr/join", room_id=room, openid="gang"), 503, "database_busy")
-    assert kept() == before
-    turns.release()
+    monkeypatch.setattr(file, "BUSY_SECONDS", 0.05)
+    writes = """if True:
+        import pathlib, sys, models
+        from service.database import file_lock
+        models.open_database(pathlib.Path(sys.argv[1]))
+        with file_lock():
+            print("locked", flush=True)
+            sys.stdin.read()"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", writes, database_file], cwd=PROJECT, **pipes)
+    with other:
+        assert other.stdout.readline() == b"locked\n"
+        assert_refused(post("/usr/join", room_id=room, openid="gang"), 503, "database_busy")
+        other.kill()  # which frees the lock
     assert post("/usr/join", room_id=room, openid="gang").json["response_code"] == 1
 
 
 def test_a_first_request_opens_the_database_that_the_environment_names(
-    tmp_path, monkeypatch, refused
+    tmp_path, monkeypatch, assert_refused
 ):
     """As under another WSGI server, here while another program holds the file."""
-    file = tmp_path / "environment.db"
-    monkeypatch.setenv("ROOMAPP_DATABASE", str(file))
-    monkeypatch.setattr(models, "BUSY_SECONDS", 0.05)
-    open_database(file)
-    database.init(None)
+    path = tmp_path / "environment.db"
+    monkeypatch.setenv("ROOMAPP_DATABASE", str(path))
+    monkeypatch.setattr(file, "BUSY_SECONDS", 0.05)
+    options.setting.cache_clear()
+    open_database(path)
+    close_database()
     client = TestApp(app)
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = exclusive")
         other.execute("BEGIN EXCLUSIVE")
-        refused(client.get("/time", expect_errors=True), 503, "database_busy")
-        refused(client.get("/nowhere", expect_errors=True), 404, "not_found")
+        assert_refused(client.get("/time", expect_errors=True), 503, "database_busy")
+        assert_refused(client.get("/nowhere", expect_errors=True), 404, "not_found")
     assert client.get("/time").json["response_code"] == 1
-    database.close()
-    database.init(None)
+    close_database()
+    options.setting.cache_clear()
 
 
 def test_a_thread_keeps_its_connection(post, room):
@@ -236,7 +231,7 @@ def test_a_thread_keeps_its_connection(post, room):
     assert first is not second
 
 
-def test_writers_of_many_threads_lose_nothing(post, room, seen):
+def test_writers_of_many_threads_lose_nothing(post, room, find_room):
     def join_and_talk(number):
         for join in range(5):
             openid = f"guest{number}-{join}"
@@ -251,7 +246,7 @@ def test_writers_of_many_threads_lose_nothing(post, room, seen):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(seen(room)["users_id"])) == 42
+    assert len(set(find_room(room)["users_id"])) == 42
     messages = post("/room/get_message", room_id=room).json["messages"]
     assert [each["message_id"] for each in messages] == sorted(message_ids)
     assert len(set(message_ids)) == 40

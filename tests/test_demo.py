@@ -6,10 +6,11 @@ import subprocess
 import pytest
 from webtest import TestApp
 
-import demo
 import roomapp
-from models import Token, Unusable, close_database, open_database
-from serving import ONE_SHOT, command, environment, refused_to_start
+from models import Token, open_database
+from processes import ONE_SHOT, command, environment, start_error
+from service import demo
+from service.database import SetupError, close_database
 
 CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
 
@@ -57,9 +58,9 @@ def test_every_room_is_in_its_section_with_its_members(ask):
 def test_conversations_read_as_they_were_written(ask):
     for room in CAMPUS["rooms"]:
         (found,) = ask("/search", key=room["name"], limit=1)["rooms"]
-        said = ask("/room/get_message", room_id=found["room_id"])["messages"]
-        kept = [{"openid": each["openid"], "message": each["message"]} for each in said]
-        assert kept == room["messages"], room["name"]
+        answer = ask("/room/get_message", room_id=found["room_id"])["messages"]
+        shown = [{"openid": each["openid"], "message": each["message"]} for each in answer]
+        assert shown == room["messages"], room["name"]
 
 
 def test_clients_could_have_sent_all_of_it():
@@ -73,8 +74,7 @@ def test_clients_could_have_sent_all_of_it():
                 yield from message.items()
 
     for field, value in fields():
-        reader, _ = roomapp.FIELDS[field]
-        assert reader(value) == value
+        assert roomapp.FIELDS[field].read(value) == value
 
 
 def test_it_tells_how_far_it_is_and_what_there_is_to_see(tmp_path):
@@ -108,11 +108,11 @@ def login(post):
 
 
 @pytest.mark.parametrize("something", [profile, room, login])
-def test_a_database_that_holds_something_is_left_as_it_is(database_file, post, kept, something):
+def test_a_database_that_holds_something_is_left_as_it_is(database_file, post, dump, something):
     something(post)
-    before = kept()
-    assert str(database_file) in refused_to_start("demo", "--database", database_file)
-    assert kept() == before
+    before = dump()
+    assert str(database_file) in start_error("demo", "--database", database_file)
+    assert dump() == before
 
 
 def test_it_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -122,13 +122,13 @@ def test_it_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     broken = [*CAMPUS["rooms"][:-1], last | {"messages": [*last["messages"], stranger]}]
     monkeypatch.setattr(demo, "CAMPUS", tmp_path / "demo.json")
     demo.CAMPUS.write_text(json.dumps(CAMPUS | {"rooms": broken}), encoding="utf-8")
-    with pytest.raises(Unusable, match="not_member"):
+    with pytest.raises(SetupError, match="not_member"):
         demo.fill(file)
     run_demo(file)  # which it would refuse if anything were there
 
 
 @pytest.mark.slow
-def test_a_database_that_another_program_holds_is_one_line(start, held, tmp_path):
+def test_a_database_that_another_program_holds_is_one_line(start, other_program, tmp_path):
     start()
-    held.execute("BEGIN IMMEDIATE")
-    assert "is locked" in refused_to_start("demo", "--database", tmp_path / "roomapp.db")
+    other_program.execute("BEGIN IMMEDIATE")
+    assert "is locked" in start_error("demo", "--database", tmp_path / "roomapp.db")

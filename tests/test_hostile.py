@@ -3,16 +3,18 @@
 import json
 import re
 import socket
-import sys
 from contextlib import ExitStack, closing
 
 import pytest
+
+pytest.importorskip("hypothesis", reason="needs hypothesis: pip install -r tests/requirements.txt")
+
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from document import BODIES, LISTS
+from processes import read_answer, servers
 from roomapp import ERRORS
-from serving import answered, servers
 
 # Values by chance
 
@@ -81,41 +83,41 @@ by_chance = settings(
 thoroughly = settings(by_chance, max_examples=200)
 
 
-def whatever_is_sent(url, client, kept):
+def whatever_is_sent(url, client, dump):
     """Send bodies by chance: each answer has its form, and who is refused has changed nothing."""
 
     def send(body):
-        before = kept()
+        before = dump()
         answer = client.post_json(url, body, expect_errors=True)
         check_form(url, answer)
         if answer.json["response_code"] == 0 or url in LISTS:
-            assert kept() == before
+            assert dump() == before
 
     return given(bodies(url))(send)
 
 
 @pytest.mark.parametrize("url", BODIES)
-def test_whatever_is_sent_is_answered_in_form(client, room, kept, url):
-    by_chance(whatever_is_sent(url, client, kept))()
+def test_whatever_is_sent_is_answered_in_form(client, room, dump, url):
+    by_chance(whatever_is_sent(url, client, dump))()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", BODIES)
-def test_whatever_is_sent_is_answered_in_form_two_hundred_times(client, room, kept, url):
-    thoroughly(whatever_is_sent(url, client, kept))()
+def test_whatever_is_sent_is_answered_in_form_two_hundred_times(client, room, dump, url):
+    thoroughly(whatever_is_sent(url, client, dump))()
 
 
 @by_chance
 @given(body=st.binary() | anything.map(lambda value: json.dumps(value).encode()))
 @example(body=b"\xef\xbb\xbf{}")
 @example(body=b'{"openid": "\\ud800"}')
-def test_whatever_bytes_are_sent_are_answered_in_form(client, room, kept, body):
-    before = kept()
+def test_whatever_bytes_are_sent_are_answered_in_form(client, room, dump, body):
+    before = dump()
     for url in BODIES:
         answer = client.post(url, body, expect_errors=True)
         check_form(url, answer)
-        assert answer.json["error"] in ("invalid_json", "invalid_field")
-    assert kept() == before
+        assert answer.json["response_code"] == 0 or url in LISTS
+    assert dump() == before
 
 
 # Bytes on purpose, to the real server
@@ -282,22 +284,20 @@ def test_slow_senders_hold_up_nobody(server):
 
 
 @pytest.mark.slow
-def test_who_takes_no_answers_does_not_keep_the_threads(start, tmp_path):
+def test_who_takes_no_answers_does_not_keep_the_threads(start):
     """More of them than threads ask for megabytes at once and read nothing."""
-    hasty = "import roomapp, server; server.STUCK_AFTER = 1; roomapp.main()"
-    options = ["--port=0", f"--database={tmp_path / 'roomapp.db'}", "--threads=2"]
-    server = start(arguments=[sys.executable, "-c", hasty, *options])
+    server = start("--threads", 2)
     room_id = server.open_room()
     with closing(server.connect()) as connection:
         for _ in range(500):
             message = {"room_id": room_id, "openid": "ming", "message": "🎮" * 2000}
             connection.request("POST", "/room/send_message", json.dumps(message))
-            assert answered(connection)[0] == 200
+            assert read_answer(connection)[0] == 200
     asked = request(b'{"room_id": 1, "limit": 500}', method=b"POST /room/get_message")
     with ExitStack() as stack:
         for _ in range(4):
             deaf = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            deaf.sendall(asked * 30)
+            deaf.sendall(asked * 12)
         assert server.request("GET", "/time")[0] == 200
 
 

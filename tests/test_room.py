@@ -47,9 +47,9 @@ def test_sections_are_compared_folded(post, open_room, section, asked):
     assert (room["room_id"], room["section"]) == (room_id, section)
 
 
-def test_a_picker_index_is_a_section(post, open_room, seen):
+def test_a_picker_index_is_a_section(post, open_room, find_room):
     room_id = open_room(section=3)
-    assert seen(room_id)["section"] == "3"
+    assert find_room(room_id)["section"] == "3"
 
 
 def test_an_unknown_section_is_empty(post, room):
@@ -85,46 +85,50 @@ def test_room_ids_count_up_from_1_and_are_never_used_again(post, open_room):
     assert open_room() == 3
 
 
-def test_blanks_around_name_and_section_are_cut_off_but_description_is_kept(post, open_room, seen):
-    room = seen(
+def test_blanks_around_name_and_section_are_cut_off_but_description_is_kept(
+    post, open_room, find_room
+):
+    room = find_room(
         open_room(name=" \u3000一起 自习\n", section="\t学习 ", description=" 图书馆\n三楼 ")
     )
     assert (room["name"], room["section"]) == ("一起 自习", "学习")
     assert room["description"] == " 图书馆\n三楼 "
 
 
-def test_a_member_can_be_taken_out(post, room, seen, refused):
+def test_a_member_can_be_taken_out(post, room, find_room, assert_refused):
     assert post("/room/kick", room_id=room, openid="hong").json == {"response_code": 1}
-    assert seen(room)["users_id"] == ["ming"]
-    refused(post("/room/kick", room_id=room, openid="hong"), 404, "member_not_found")
+    assert find_room(room)["users_id"] == ["ming"]
+    assert_refused(post("/room/kick", room_id=room, openid="hong"), 404, "member_not_found")
 
 
-def test_what_a_former_member_said_stays_and_who_joins_again_stands_last(post, room, seen):
+def test_what_a_former_member_said_stays_and_who_joins_again_stands_last(post, room, find_room):
     post("/usr/join", room_id=room, openid="gang")
     post("/room/send_message", room_id=room, openid="hong", message="我先走了")
     post("/room/kick", room_id=room, openid="hong")
     (message,) = post("/room/get_message", room_id=room).json["messages"]
     assert (message["openid"], message["message"]) == ("hong", "我先走了")
     post("/usr/join", room_id=room, openid="hong")
-    assert seen(room)["users_id"] == ["ming", "gang", "hong"]
+    assert find_room(room)["users_id"] == ["ming", "gang", "hong"]
 
 
-def test_the_owner_cannot_be_taken_out(post, room, seen, refused):
-    refused(post("/room/kick", room_id=room, openid="ming"), 409, "owner_cannot_leave")
-    assert seen(room)["users_id"] == ["ming", "hong"]
+def test_the_owner_cannot_be_taken_out(post, room, find_room, assert_refused):
+    assert_refused(post("/room/kick", room_id=room, openid="ming"), 409, "owner_cannot_leave")
+    assert find_room(room)["users_id"] == ["ming", "hong"]
 
 
-def test_nobody_is_taken_out_of_a_room_that_does_not_exist(post, refused):
-    refused(post("/room/kick", room_id=1, openid="ming"), 404, "room_not_found")
+def test_nobody_is_taken_out_of_a_room_that_does_not_exist(post, assert_refused):
+    assert_refused(post("/room/kick", room_id=1, openid="ming"), 404, "room_not_found")
 
 
 @pytest.mark.parametrize("openid", ["hong", "nobody"])
-def test_only_the_owner_deletes_a_room(post, room, seen, refused, openid):
-    refused(post("/room/delete", room_id=room, openid=openid), 403, "not_owner")
-    assert seen(room)
+def test_only_the_owner_deletes_a_room(post, room, find_room, assert_refused, openid):
+    assert_refused(post("/room/delete", room_id=room, openid=openid), 403, "not_owner")
+    assert find_room(room)
 
 
-def test_a_deleted_room_is_gone_for_ever_with_members_and_messages(post, room, talk, refused, kept):
+def test_a_deleted_room_is_gone_for_ever_with_members_and_messages(
+    post, room, talk, assert_refused, dump
+):
     assert post("/room/delete", room_id=room, openid="ming").json == {"response_code": 1}
     for url, fields in [
         ("/usr/join", {"openid": "gang"}),
@@ -133,12 +137,12 @@ def test_a_deleted_room_is_gone_for_ever_with_members_and_messages(post, room, t
         ("/room/get_message", {}),
         ("/room/send_message", {"openid": "hong", "message": "在吗"}),
     ]:
-        refused(post(url, room_id=room, **fields), 404, "room_not_found")
+        assert_refused(post(url, room_id=room, **fields), 404, "room_not_found")
     assert post("/usr/roomlist1", openid="ming").json["rooms"] == []
     assert post("/usr/roomlist2", openid="hong").json["rooms"] == []
     assert post("/room/section", section="学习").json["rooms"] == []
     assert post("/search", key="自习").json["rooms"] == []
-    assert "hong" not in "".join(kept())
+    assert "hong" not in "".join(dump())
 
 
 def test_a_message_is_shown_as_it_was_sent(post, room):
@@ -159,9 +163,9 @@ def test_a_message_is_shown_as_it_was_sent(post, room):
     }
 
 
-def test_only_members_send(post, room, refused):
+def test_only_members_send(post, room, assert_refused):
     answer = post("/room/send_message", room_id=room, openid="gang", message="在吗")
-    refused(answer, 403, "not_member")
+    assert_refused(answer, 403, "not_member")
     assert post("/room/get_message", room_id=room).json["messages"] == []
 
 
@@ -196,9 +200,9 @@ def test_after_leads_to_newer_messages_the_oldest_first(talk, messages):
     assert messages(after=10**30) == ([], False)
 
 
-def test_before_and_after_together_are_refused(post, room, refused):
+def test_before_and_after_together_are_refused(post, room, assert_refused):
     answer = post("/room/get_message", room_id=room, before=5, after=1)
-    refused(answer, 400, "invalid_field", field="after")
+    assert_refused(answer, 400, "invalid_field", field="after")
 
 
 def test_a_page_has_100_messages_unless_asked(post, room):

@@ -17,25 +17,25 @@ from urllib.request import urlopen
 import pytest
 
 import roomapp
-from server import STOP_WITHIN
-from serving import (
+from processes import (
     ONE_SHOT,
     PROJECT,
     Server,
-    answered,
     command,
     environment,
     linux,
-    made,
-    refused_to_start,
+    make_database,
+    read_answer,
     signals,
+    start_error,
 )
+from service import options, serving
 
 
 def test_it_says_in_one_line_where_it_is_and_where_the_data_is(start, tmp_path):
     server = start()
-    assert str(tmp_path / "roomapp.db") in server.said
-    link = re.search(r"http://\S+", server.said)[0]
+    assert str(tmp_path / "roomapp.db") in server.announcement
+    link = re.search(r"http://\S+", server.announcement)[0]
     with urlopen(link) as page:
         assert "<title>校园房间</title>" in page.read().decode()
     assert (tmp_path / "roomapp.db").exists()
@@ -49,17 +49,17 @@ def test_options_come_from_flags_before_the_environment(start, tmp_path):
         "ROOMAPP_HOST": "",  # counts as not set
     }
     server = start(arguments=command(), **variables)
-    assert "environment.db" in server.said
+    assert "environment.db" in server.announcement
     server = start(arguments=command("--database", tmp_path / "flag.db"), **variables)
-    assert "flag.db" in server.said
+    assert "flag.db" in server.announcement
 
 
 def test_help_and_version():
     helped = subprocess.run(command("--help"), env=environment(), **ONE_SHOT)
     assert helped.returncode == 0
-    for option in roomapp.OPTIONS:
-        assert f"--{option}" in helped.stdout
-        assert f"ROOMAPP_{option.upper()}" in helped.stdout
+    for name, option in options.OPTIONS.items():
+        assert f"ROOMAPP_{name.upper()}" in helped.stdout
+        assert (f"--{name}" in helped.stdout) == option.has_flag
     version = subprocess.run(command("--version"), env=environment(), **ONE_SHOT)
     assert (version.returncode, version.stdout) == (0, f"roomapp {roomapp.__version__}\n")
 
@@ -80,27 +80,27 @@ def test_help_and_version():
 )
 def test_a_bad_value_is_one_line(tmp_path, option, value):
     file = tmp_path / "roomapp.db"
-    line = refused_to_start(f"--{option}={value}", f"--database={file}")
+    line = start_error(f"--{option}={value}", f"--database={file}")
     assert option in line
     assert not file.exists()
 
 
 def test_a_bad_value_in_the_environment_is_the_same_line():
-    line = refused_to_start("--port=http")
-    assert refused_to_start(ROOMAPP_PORT="http") == line
+    line = start_error("--port=http")
+    assert start_error(ROOMAPP_PORT="http") == line
     assert "ROOMAPP_PORT" in line
 
 
 @pytest.mark.parametrize("option", ["--host=", "--database=", "--colour", "--por=1", "x"])
 def test_a_bad_option_is_one_line(option):
-    assert refused_to_start("--port=0", option)
+    assert start_error("--port=0", option)
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
     file = tmp_path / "roomapp.db"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert str(port) in refused_to_start(f"--port={port}", f"--database={file}")
+        assert str(port) in start_error(f"--port={port}", f"--database={file}")
     assert not file.exists()
 
 
@@ -114,13 +114,13 @@ def other_program(file):
 
 
 def newer_version(file):
-    made(file)
+    make_database(file)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 99")
 
 
 def damaged(file):
-    made(file)
+    make_database(file)
     file.write_bytes(file.read_bytes()[:10_000])
 
 
@@ -158,26 +158,26 @@ def test_what_is_no_database_of_ours_is_one_line_and_left_as_it_is(tmp_path, mak
     file = tmp_path / "room.db"
     make(file)
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
-    assert str(file) in refused_to_start("--port=0", f"--database={file}")
+    assert str(file) in start_error("--port=0", f"--database={file}")
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("place", [".", "nowhere/roomapp.db", os.devnull])
 def test_a_database_that_cannot_be_opened_is_one_line(tmp_path, place):
     file = tmp_path / place
-    assert str(file) in refused_to_start("--port=0", f"--database={file}")
+    assert str(file) in start_error("--port=0", f"--database={file}")
 
 
 def test_a_path_that_the_console_cannot_show_is_shown_escaped(start, tmp_path):
     server = start("--database", tmp_path / "中.db", PYTHONIOENCODING="ascii")
-    assert r"\u4e2d.db" in server.said
+    assert r"\u4e2d.db" in server.announcement
     assert (tmp_path / "中.db").exists()
 
 
 @linux
 def test_the_host_is_the_only_address(start):
     server = start("--host", "127.0.0.2")
-    assert "http://127.0.0.2:" in server.said
+    assert "http://127.0.0.2:" in server.announcement
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port))
 
@@ -185,12 +185,13 @@ def test_the_host_is_the_only_address(start):
 @linux
 def test_the_threads_are_as_many_as_asked(start):
     server = start("--threads", 3)
-    assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) == 1 + 3
+    threads = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+    assert threads == 1 + 3 + serving.WAITING_THREADS
 
 
 @signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_what_was_received_whole_before_it_stops(start, held, number):
+def test_it_answers_what_was_received_whole_before_it_stops(start, other_program, number):
     server = start("--threads", 2)
     room_id = server.open_room()
     with ExitStack() as stack:
@@ -200,7 +201,9 @@ def test_it_answers_what_was_received_whole_before_it_stops(start, held, number)
         half.putrequest("POST", "/usr/join")
         half.putheader("Content-Length", "100")
         half.endheaders(b'{"room_id"')
-        held.execute("BEGIN IMMEDIATE")  # two requests wait in the threads, the others for them
+        other_program.execute(
+            "BEGIN IMMEDIATE"
+        )  # two requests wait in the threads, the others for them
         waiting = [
             stack.enter_context(closing(server.send("/usr/join", room_id=room_id, openid=f"g{n}")))
             for n in range(20)
@@ -211,19 +214,18 @@ def test_it_answers_what_was_received_whole_before_it_stops(start, held, number)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
         assert server.process.poll() is None
-        held.execute("ROLLBACK")
-        assert [answered(each) for each in waiting] == [(200, {"response_code": 1})] * 20
-        assert not any(each.is_kept for each in waiting), "clients are told not to ask again"
+        other_program.execute("ROLLBACK")
+        assert [read_answer(each) for each in waiting] == [(200, {"response_code": 1})] * 20
     assert server.process.wait(40) == 0
     server = start()
     assert len(server.post("/search", key=room_id)["rooms"][0]["users_id"]) == 21
 
 
 @signals
-def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, held):
+def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, other_program):
     server = start()
     server.open_room()
-    held.execute("BEGIN IMMEDIATE")
+    other_program.execute("BEGIN IMMEDIATE")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         for openid in ("hong", "gang"):
             body = f'{{"room_id": 1, "openid": "{openid}"}}'
@@ -233,20 +235,35 @@ def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, h
         with pytest.raises(ConnectionError):
             while True:  # until it has noticed
                 socket.create_connection(("127.0.0.1", server.port)).close()
-        held.execute("ROLLBACK")
+        other_program.execute("ROLLBACK")
         answers = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answers.count(b'{"response_code":1}') == 2
     assert server.process.wait(40) == 0
 
 
+@signals
+def test_a_start_while_another_program_writes_is_one_line(tmp_path):
+    import fcntl
+
+    script = "import roomapp; from service import database; database.BUSY_SECONDS = 0.1"
+    words = [sys.executable, "-c", f"{script}; roomapp.main()", "--port=0"]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    database = ["--database", str(tmp_path / "roomapp.db")]
+    done = subprocess.run([*words, *database], cwd=PROJECT, env=environment(), **ONE_SHOT)
+    os.close(folder)
+    assert done.returncode == 2
+    assert done.stderr == "roomapp: another program is writing the database; try again\n"
+
+
 @pytest.mark.slow
 @signals
-def test_it_does_not_wait_for_ever_before_it_stops(start, held, tmp_path):
-    assert STOP_WITHIN == 30
-    hasty = "import roomapp, server; server.STOP_WITHIN = 0.5; roomapp.main()"
+def test_it_does_not_wait_for_ever_before_it_stops(start, other_program, tmp_path):
+    assert serving.STOP_WITHIN == 30
+    hasty = "import roomapp; from service import serving; serving.STOP_WITHIN = 0.5; roomapp.main()"
     database = ["--database", str(tmp_path / "roomapp.db")]
     server = start(arguments=[sys.executable, "-c", hasty, "--port=0", *database])
-    held.execute("BEGIN IMMEDIATE")
+    other_program.execute("BEGIN IMMEDIATE")
     with closing(server.send("/usr/complete", openid="ming", sex=1, preference=[])) as waiting:
         assert server.stop() == 0
         with pytest.raises(ConnectionError):
@@ -326,7 +343,7 @@ def test_a_large_body_has_our_answer(start, size, chunked):
     with closing(server.connect()) as connection:
         body = iter([b"x" * size]) if chunked else b"x" * size
         connection.request("POST", "/usr/join", body, encode_chunked=chunked)
-        status, answer = answered(connection)
+        status, answer = read_answer(connection)
     assert (status, answer["error"]) == (413, "too_large")
 
 
@@ -335,7 +352,10 @@ def test_a_chunked_body_is_read(start):
     with closing(server.connect()) as connection:
         chunks = iter([b'{"key"', b': "lol"}'])
         connection.request("POST", "/search", chunks, encode_chunked=True)
-        assert answered(connection) == (200, {"response_code": 1, "rooms": [], "has_more": False})
+        assert read_answer(connection) == (
+            200,
+            {"response_code": 1, "rooms": [], "has_more": False},
+        )
 
 
 @pytest.fixture
@@ -356,7 +376,7 @@ def test_a_thousand_idle_connections_keep_nobody_out(few_descriptors, start):
         for _ in range(1000):
             idle = stack.enter_context(closing(server.connect()))
             idle.request("GET", "/time")
-            assert answered(idle)[0] == 200
+            assert read_answer(idle)[0] == 200
             assert idle.is_kept
         assert server.request("GET", "/time")[0] == 200
         assert server.stop() == 0
@@ -413,6 +433,7 @@ def test_it_is_an_application_for_other_servers(start, tmp_path):
     ],
 )
 def test_it_warns_when_others_can_reach_it(capsys, caplog, host, link, warned):
-    roomapp.announce(SimpleNamespace(getsockname=lambda: (host, 80)), Path("x.db"))
+    listener = SimpleNamespace(getsockname=lambda: (host, 80))
+    serving.announce(listener, Path("x.db"), is_verified=False)
     assert f" {link} " in capsys.readouterr().out
     assert bool(caplog.records) == warned

@@ -65,32 +65,52 @@ def test_it_stands_still_when_nothing_changed(post, room, last_time):
 
 
 def test_it_grows_within_one_millisecond(post, room, last_time, monkeypatch):
-    """The system's clock stands still, as it does between two changes of one millisecond."""
     standing = time.time_ns() + 60_000_000_000
     monkeypatch.setattr(time, "time_ns", lambda: standing)
-    times = []
+    times = [last_time()]
     for _ in range(5):
-        sent = post("/room/send_message", room_id=room, openid="hong", message="嗨").json
-        times.append(sent["time"])
-        assert last_time() == sent["time"]
+        post("/room/send_message", room_id=room, openid="hong", message="嗨")
+        times.append(last_time())
     assert times == sorted(set(times))
 
 
-def test_it_grows_over_a_clock_set_back(post, room, last_time, monkeypatch):
-    before = last_time()
+def test_it_grows_over_a_clock_set_back_and_messages_keep_what_the_clock_shows(
+    post, room, last_time, monkeypatch
+):
     hour_ago = time.time_ns() - 3_600_000_000_000
     monkeypatch.setattr(time, "time_ns", lambda: hour_ago)
+    before = last_time()
     sent = post("/room/send_message", room_id=room, openid="hong", message="嗨").json
-    assert before < sent["time"] <= last_time()
+    assert sent["time"] < before < last_time()
+    (message,) = post("/room/get_message", room_id=room).json["messages"]
+    assert message["time"] == sent["time"]
+
+
+def test_a_write_under_a_clock_a_year_ahead_spoils_no_later_time(
+    post, room, last_time, monkeypatch
+):
+    now = time.time_ns()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: now + 365 * 86_400 * 10**9)
+        post("/room/send_message", room_id=room, openid="hong", message="早")
+    wrong = last_time()
+    today = datetime.now(timezone.utc).date().isoformat()
+    for _ in range(3):
+        sent = post("/room/send_message", room_id=room, openid="hong", message="嗨").json
+        assert sent["time"].startswith(today[:7])
+    assert last_time() > wrong
+    messages = post("/room/get_message", room_id=room).json["messages"]
+    assert [message["message"] for message in messages] == ["早", "嗨", "嗨", "嗨"]
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "written"),
+    ("milliseconds", "text"),
     [
         (0, "1970-01-01T00:00:00.000Z"),
         (1795422480123, "2026-11-23T08:28:00.123Z"),
         (1795422480999, "2026-11-23T08:28:00.999Z"),
     ],
 )
-def test_milliseconds_are_written_exactly(milliseconds, written):
-    assert models.rfc3339(milliseconds) == written
+def test_milliseconds_are_exact(database_file, milliseconds, text):
+    ((shown,),) = models.database.execute(models.Clock.select(models.rfc3339(milliseconds)))
+    assert shown == text

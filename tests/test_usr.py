@@ -34,8 +34,8 @@ def test_completing_again_replaces_the_profile(post):
     }
 
 
-def test_who_never_completed_a_profile_has_none(post, room, refused):
-    refused(post("/usr/info", openid="ming"), 404, "user_not_found")
+def test_who_never_completed_a_profile_has_none(post, room, assert_refused):
+    assert_refused(post("/usr/info", openid="ming"), 404, "user_not_found")
 
 
 def test_a_profile_is_not_needed_to_open_join_or_talk(post, room):
@@ -82,40 +82,42 @@ def test_a_room_is_shown_with_the_seven_fields_of_the_document(post, room):
     ]
 
 
-def test_members_stand_in_the_order_of_joining_the_owner_first(post, open_room, seen):
+def test_members_stand_in_the_order_of_joining_the_owner_first(post, open_room, find_room):
     room_id = open_room("zhang")
     for openid in ("wang", "an", "li"):
         post("/usr/join", room_id=room_id, openid=openid)
-    assert seen(room_id)["users_id"] == ["zhang", "wang", "an", "li"]
+    assert find_room(room_id)["users_id"] == ["zhang", "wang", "an", "li"]
 
 
-def test_a_room_is_active_once_somebody_else_is_in(post, open_room, seen):
+def test_a_room_is_active_once_somebody_else_is_in(post, open_room, find_room):
     room_id = open_room("ming")
-    assert seen(room_id)["state"] == 0
+    assert find_room(room_id)["state"] == 0
     post("/usr/join", room_id=room_id, openid="hong")
-    assert seen(room_id)["state"] == 1
+    assert find_room(room_id)["state"] == 1
     post("/room/kick", room_id=room_id, openid="hong")
-    assert seen(room_id)["state"] == 0
+    assert find_room(room_id)["state"] == 0
 
 
 @pytest.mark.parametrize("openid", ["ming", "hong"])
-def test_joining_twice_is_joining_once(post, room, seen, openid):
+def test_joining_twice_is_joining_once(post, room, find_room, openid):
     assert post("/usr/join", room_id=room, openid=openid).json == {"response_code": 1}
-    assert seen(room)["users_id"] == ["ming", "hong"]
+    assert find_room(room)["users_id"] == ["ming", "hong"]
 
 
-def test_there_is_no_joining_a_room_that_does_not_exist(post, refused):
-    refused(post("/usr/join", room_id=1, openid="hong"), 404, "room_not_found")
+def test_there_is_no_joining_a_room_that_does_not_exist(post, assert_refused):
+    assert_refused(post("/usr/join", room_id=1, openid="hong"), 404, "room_not_found")
 
 
-def test_a_room_of_500_is_full_but_its_members_may_join_again(post, full_room, seen, refused):
-    refused(post("/usr/join", room_id=full_room, openid="late"), 409, "room_full")
-    assert len(seen(full_room)["users_id"]) == 500
+def test_a_room_of_500_is_full_but_its_members_may_join_again(
+    post, full_room, find_room, assert_refused
+):
+    assert_refused(post("/usr/join", room_id=full_room, openid="late"), 409, "room_full")
+    assert len(find_room(full_room)["users_id"]) == 500
     for openid in ("ming", "guest498"):
         assert post("/usr/join", room_id=full_room, openid=openid).json["response_code"] == 1
     post("/room/kick", room_id=full_room, openid="guest0")
     assert post("/usr/join", room_id=full_room, openid="late").json["response_code"] == 1
-    assert seen(full_room)["users_id"][-1] == "late"
+    assert find_room(full_room)["users_id"][-1] == "late"
 
 
 @pytest.mark.parametrize("url", ["/usr/roomlist1", "/usr/roomlist2"])

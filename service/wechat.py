@@ -1,4 +1,4 @@
-"""Asking WeChat who somebody is, by the code that their mini-program was given."""
+"""Asking WeChat who somebody is, by the code that wx.login gave their mini-program."""
 
 import json
 import logging
@@ -10,23 +10,23 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from urllib.parse import urlencode, urlsplit
 
-from models import OPENID_AT_MOST, Refused
+from service.database import Refused
 
 ANSWER_WITHIN = 5  # seconds
 ANSWER_AT_MOST = 64 * 1024  # bytes
-# The code is unknown or expired, was used before, or WeChat holds its user for a risk.
-NO_LOGIN = (40029, 40163, 40226)
+# errcode: the code is unknown or expired, was used before, or its user is a risk to WeChat.
+LOGIN_FAILED = (40029, 40163, 40226)
 
-OPENID = re.compile(rf"[A-Za-z0-9_-]{{1,{OPENID_AT_MOST}}}")
+OPENID = re.compile("[A-Za-z0-9_-]{1,64}")
 
 log = logging.getLogger("roomapp")
 
 
 def openid_of(code, appid, secret, api):
-    """The openid of whom WeChat gave the code; Refused when there is none or WeChat cannot say.
+    """The openid behind a code; Refused when WeChat knows none or does not answer.
 
     The request is auth.code2Session of WeChat's documentation. Its answer has the session key too,
-    which goes no further than this.
+    which is dropped here.
     """
     query = {
         "appid": appid,
@@ -34,9 +34,9 @@ def openid_of(code, appid, secret, api):
         "js_code": code,
         "grant_type": "authorization_code",
     }
-    answer = asked(api, urlencode(query))
+    answer = ask(api, urlencode(query))
     errcode = answer.get("errcode", 0)
-    if errcode in NO_LOGIN:
+    if errcode in LOGIN_FAILED:
         raise Refused("login_failed")
     if errcode != 0:
         raise unavailable(f"it answered with errcode {errcode!r:.20}")
@@ -46,16 +46,16 @@ def openid_of(code, appid, secret, api):
     return openid
 
 
-def asked(api, query):
+def ask(api, query):
     """WeChat's answer, a dict.
 
-    A thread of its own waits for it: no time-out of a socket covers the look-up of a name, nor an
+    A thread of its own waits for it: no timeout of a socket covers the lookup of a name, nor an
     answer that comes byte by byte.
     """
-    answered = SimpleQueue()
-    Thread(target=lambda: answered.put(fetched(api, query)), daemon=True).start()
+    answers = SimpleQueue()
+    Thread(target=lambda: answers.put(fetch(api, query)), daemon=True).start()
     try:
-        status, content = answered.get(timeout=ANSWER_WITHIN)
+        status, content = answers.get(timeout=ANSWER_WITHIN)
     except Empty:
         raise unavailable(f"no answer within {ANSWER_WITHIN} seconds") from None
     try:
@@ -67,11 +67,11 @@ def asked(api, query):
     return answer
 
 
-def fetched(api, query):
+def fetch(api, query):
     """The status and the content of an answer, or the name of an error and nothing."""
     url = urlsplit(api)
-    secured = partial(HTTPSConnection, context=trust())
-    connect = secured if url.scheme == "https" else HTTPConnection
+    https = partial(HTTPSConnection, context=tls_context())
+    connect = https if url.scheme == "https" else HTTPConnection
     connection = connect(url.hostname, url.port, timeout=ANSWER_WITHIN)
     try:
         connection.request("GET", f"{url.path.rstrip('/')}/sns/jscode2session?{query}")
@@ -84,11 +84,11 @@ def fetched(api, query):
 
 
 @cache
-def trust():
-    """Which certificates are believed: those that the system has, read once, as it takes long."""
+def tls_context():
+    """The certificates that the system trusts, read once, as that takes long."""
     return ssl.create_default_context()
 
 
 def unavailable(why):
-    log.error("WeChat tells nobody's openid: %s", why)
+    log.error("WeChat cannot be asked for an openid: %s", why)
     return Refused("wechat_unavailable")

@@ -7,10 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 import roomapp
@@ -29,18 +28,18 @@ def command(*options):
 
 
 def environment(**variables):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROOMAPP_")}
-    return {**kept, "PYTHONUNBUFFERED": "1", **variables}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ROOMAPP_")}
+    return {**others, "PYTHONUNBUFFERED": "1", **variables}
 
 
 class Server:
     """A server process, once it says where it is."""
 
-    def __init__(self, process, log, said):
+    def __init__(self, process, log, announcement):
         self.process = process
         self.log = log
-        self.said = said
-        self.port = int(re.search(r"http://[\d.]+:(\d+)", said)[1])
+        self.announcement = announcement
+        self.port = int(re.search(r"http://[\d.]+:(\d+)", announcement)[1])
 
     def connect(self):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=40)
@@ -48,7 +47,7 @@ class Server:
     def request(self, method, url, body=None):
         with closing(self.connect()) as connection:
             connection.request(method, url, body)
-            return answered(connection)
+            return read_answer(connection)
 
     def post(self, url, **fields):
         return self.request("POST", url, json.dumps(fields))[1]
@@ -68,7 +67,7 @@ class Server:
         return self.process.wait(40)
 
 
-def answered(connection):
+def read_answer(connection):
     response = connection.getresponse()
     assert response.getheader("Content-Type") == "application/json"
     connection.is_kept = response.getheader("Connection") != "close"
@@ -94,32 +93,30 @@ def servers(folder):
                 )
             started.callback(process.stdout.close)
             started.callback(end, process)
-            said = process.stdout.readline().decode()
-            assert said, log.read_text()
-            return Server(process, log, said)
+            announcement = process.stdout.readline().decode()
+            assert announcement, log.read_text()
+            return Server(process, log, announcement)
 
         yield start
 
 
 def end(process):
-    """End a server and its workers, whatever state they are in."""
-    with suppress(psutil.NoSuchProcess):
-        for worker in psutil.Process(process.pid).children():
-            worker.kill()
+    """End a server, whatever state it is in."""
     process.kill()
     process.wait()
 
 
-def made(file):
+def make_database(file):
     """A database as the service makes it."""
     script = """if True:
         import pathlib, sys, models
+        from service.database import close_database
         models.open_database(pathlib.Path(sys.argv[1]))
-        models.close_database()"""
+        close_database()"""
     subprocess.run([sys.executable, "-c", script, str(file)], cwd=PROJECT, check=True)
 
 
-def refused_to_start(*options, before=(), **variables):
+def start_error(*options, before=(), **variables):
     """The one line that a server says which cannot start."""
     words = [*before, *command(*options)]
     done = subprocess.run(words, cwd=PROJECT, env=environment(**variables), **ONE_SHOT)

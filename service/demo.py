@@ -1,0 +1,42 @@
+"""A campus to look at: people, rooms and messages for an empty database."""
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+from peewee import DatabaseError
+
+from models import Room, Token, User, open_database
+from service.database import SetupError, close_database, write_lock
+
+CAMPUS = Path(__file__).parent.parent / "data" / "demo.json"
+
+
+def fill(path):
+    """Fill the empty database at `path`, made when it is missing, with all of it or nothing."""
+    campus = json.loads(CAMPUS.read_text(encoding="utf-8"))
+    open_database(path)
+    try:
+        with write_lock():
+            if any(table.select().exists() for table in (User, Room, Token)):
+                raise SetupError(f"{path} is not empty; the demo fills only an empty database")
+            for user in campus["users"]:
+                User.complete(**user)
+            for number, room in enumerate(campus["rooms"], start=1):
+                add_room(**room)
+                progress = f"{number} of {len(campus['rooms'])}"
+                print(f"{progress}: {room['section']} {room['name']}", file=sys.stderr)
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        raise SetupError(f"cannot fill {path}: {error}") from None
+    finally:
+        close_database()
+    print(f"{path} holds {len(campus['users'])} users and {len(campus['rooms'])} rooms to look at")
+
+
+def add_room(members, messages, **fields):
+    room = Room.open(**fields)
+    for openid in members:
+        room.admit(openid)
+    for message in messages:
+        room.post(**message)

@@ -1,0 +1,364 @@
+"""The interface as an OpenAPI document, made of the routes, docstrings, fields and errors.
+
+Its texts are Chinese, for those who read it at /docs or in their tools.
+"""
+
+from inspect import getdoc
+from typing import Any, NamedTuple
+
+from models import (
+    DESCRIPTION_AT_MOST,
+    MEMBERS_AT_MOST,
+    MESSAGE_AT_MOST,
+    NAME_AT_MOST,
+    OPENID_AT_MOST,
+    PREFERENCE_AT_MOST,
+    PREFERENCES_AT_MOST,
+    SECTION_AT_MOST,
+    SEX_AT_MOST,
+    TOKEN_SECONDS,
+)
+
+# The examples tell the life of one room.
+ROOM = {
+    "room_id": 1,
+    "name": "今晚五排",
+    "section": "LOL",
+    "description": "八点，缺一个辅助",
+    "room_owner_id": "ming",
+    "users_id": ["ming", "hong"],
+    "state": 1,
+}
+MESSAGE = {
+    "openid": "hong",
+    "message": "我八点到",
+    "time": "2026-11-23T08:28:00.123Z",
+    "message_id": 1795422480123,
+}
+ROOMS = {"rooms": [ROOM], "has_more": False}
+PAGE = ("limit", "before")
+LOGIN = {
+    "openid": "ming",
+    "token": "N5yJ0bWQ3nKcZ8u1Xo7rVtGf2hLsEaPd4mIiUwBqYjk",
+    "expires_in": TOKEN_SECONDS,
+    "exist": 1,
+}
+
+
+class Endpoint(NamedTuple):
+    """What neither the route nor its docstring says."""
+
+    takes: dict[str, Any]  # an example with every required field, in the document's order
+    answers: dict[str, Any]  # what is answered to it, beside response_code
+    optional: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()  # beside those of every endpoint
+
+
+ENDPOINTS = {
+    "/usr/complete": Endpoint(
+        {"openid": "ming", "sex": 1, "preference": ["篮球", "桌游"]},
+        {},
+        errors=("identity_mismatch",),
+    ),
+    "/usr/info": Endpoint(
+        {"openid": "ming"},
+        {"sex": 1, "preference": ["篮球", "桌游"]},
+        errors=("identity_mismatch", "user_not_found"),
+    ),
+    "/usr/roomlist1": Endpoint({"openid": "ming"}, ROOMS, PAGE, ("identity_mismatch",)),
+    "/usr/roomlist2": Endpoint({"openid": "hong"}, ROOMS, PAGE, ("identity_mismatch",)),
+    "/usr/join": Endpoint(
+        {"room_id": 1, "openid": "hong"},
+        {},
+        errors=("identity_mismatch", "room_not_found", "room_full"),
+    ),
+    "/room/section": Endpoint({"section": "lol"}, ROOMS, PAGE),
+    "/room/add": Endpoint(
+        {field: ROOM[field] for field in ("name", "section", "description", "room_owner_id")},
+        {"room_id": 1},
+        errors=("identity_mismatch",),
+    ),
+    "/room/kick": Endpoint(
+        {"room_id": 1, "openid": "hong"},
+        {},
+        errors=("not_owner", "room_not_found", "member_not_found", "owner_cannot_leave"),
+    ),
+    "/room/delete": Endpoint(
+        {"room_id": 1, "openid": "ming"},
+        {},
+        errors=("not_owner", "identity_mismatch", "room_not_found"),
+    ),
+    "/room/get_message": Endpoint(
+        {"room_id": 1},
+        {"messages": [MESSAGE], "has_more": False},
+        optional=(*PAGE, "after"),
+        errors=("not_member", "room_not_found"),
+    ),
+    "/room/send_message": Endpoint(
+        {"room_id": 1, "openid": "hong", "message": "我八点到"},
+        {"message_id": MESSAGE["message_id"], "time": MESSAGE["time"]},
+        errors=("not_member", "identity_mismatch", "room_not_found"),
+    ),
+    "/search": Endpoint({"key": "五排 lol"}, ROOMS, optional=("limit",)),
+    "/time": Endpoint({}, {"last_time": MESSAGE["time"]}),
+    "/usr/login": Endpoint(
+        {"code": "0c1Zv80w3wW1kP2sTg4w3yd1Bu0Zv80Q"},
+        LOGIN,
+        errors=("login_failed", "not_found", "too_many_requests", "wechat_unavailable"),
+    ),
+}
+WITHOUT_CALLER = ("/usr/login", "/time")
+OF_EVERY_ENDPOINT = ("server_error", "database_busy")
+OF_EVERY_BODY = ("invalid_json", "invalid_field", "too_large")
+
+
+# Schemas. The patterns keep to what regular expressions are in every language.
+
+CONTROLS = r"\x00-\x1f\x7f-\x9f"
+CONTROLS_BUT_BREAKS = r"\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+
+
+def text(at_least, at_most, pattern):
+    return {"type": "string", "minLength": at_least, "maxLength": at_most, "pattern": pattern}
+
+
+def word(at_most):
+    return text(1, at_most, rf"^[^\s{CONTROLS}]+$")
+
+
+def line(at_most):
+    """A line whose length counts without surrounding blanks."""
+    end, middle = rf"[^\s{CONTROLS}]", f"[^{CONTROLS}]"
+    return {"type": "string", "pattern": rf"^\s*{end}({middle}{{0,{at_most - 2}}}{end})?\s*$"}
+
+
+def not_blank(at_most, controls=CONTROLS):
+    return text(1, at_most, rf"^[^{controls}]*[^\s{controls}][^{controls}]*$")
+
+
+def integer(at_least, at_most=None):
+    limits = {"minimum": at_least} if at_most is None else {"minimum": at_least, "maximum": at_most}
+    return {"type": "integer", **limits}
+
+
+def digits(pattern):
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def either(*schemas):
+    return {"anyOf": list(schemas)}
+
+
+def array(items, at_most, at_least=0):
+    return {"type": "array", "minItems": at_least, "maxItems": at_most, "items": items}
+
+
+def ref(kind, name):
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+POSITIVE = either(integer(1), digits("[0０]*[1-9１-９][0-9０-９]*"))
+LIMIT = "[0０]*([1-9１-９][0-9０-９]?|[1-4１-４][0-9０-９]{2}|[5５][0０]{2})"
+NULL = {"type": "null"}  # a field that is null counts as missing
+FLAG = {"type": "integer", "enum": [0, 1]}
+TIME = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+}
+
+# What the fields of a request may be; what they mean is in the table of fields.
+SENT = {
+    "openid": word(OPENID_AT_MOST),
+    "sex": either({"type": "integer", "enum": [0, 1, 2]}, not_blank(SEX_AT_MOST)),
+    "preference": array(not_blank(PREFERENCE_AT_MOST), PREFERENCES_AT_MOST),
+    "room_id": POSITIVE,
+    "name": line(NAME_AT_MOST),
+    "section": either(
+        line(SECTION_AT_MOST), integer(1 - 10 ** (SECTION_AT_MOST - 1), 10**SECTION_AT_MOST - 1)
+    ),
+    "description": text(0, DESCRIPTION_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
+    "room_owner_id": word(OPENID_AT_MOST),
+    "message": not_blank(MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
+    "key": either(line(60), {"type": "number"}),
+    "limit": either(integer(1, 500), digits(LIMIT), NULL),
+    "before": either(POSITIVE, NULL),
+    "after": either(integer(0), digits("[0-9０-９]+"), NULL),
+    "code": word(128),
+}
+# name: (what the field of an answer is, what it means)
+ANSWERED = {
+    "response_code": (FLAG, "1 成功，0 没有成功"),
+    "sex": (ref("schemas", "sex"), "性别，原样返回"),
+    "preference": (ref("schemas", "preference"), "偏好，原样返回"),
+    "room_id": (integer(1), "房间号"),
+    "name": (text(1, NAME_AT_MOST, f"^[^{CONTROLS}]*$"), "房间名"),
+    "section": (text(1, SECTION_AT_MOST, f"^[^{CONTROLS}]*$"), "分区名"),
+    "description": (ref("schemas", "description"), "房间描述"),
+    "room_owner_id": (ref("schemas", "openid"), "房主的 openid"),
+    "users_id": (
+        array(ref("schemas", "openid"), MEMBERS_AT_MOST, at_least=1),
+        "成员的 openid：房主在最前，其余按加入的先后",
+    ),
+    "state": (FLAG, "0 未激活（只有房主一人），1 激活（有别人加入）"),
+    "rooms": (array(ref("schemas", "Room"), 500), "房间列表"),
+    "has_more": ({"type": "boolean"}, "在所要的方向上还有没有更多"),
+    "openid": (ref("schemas", "openid"), "用户的 openid"),
+    "message": (ref("schemas", "message"), "留言内容"),
+    "time": (TIME, "发送的时间（UTC）"),
+    "message_id": (integer(1), "只增不减的整数"),
+    "messages": (array(ref("schemas", "Message"), 500), "留言列表"),
+    "last_time": (TIME, "最近一次变化的时间（UTC）"),
+    "token": ({"type": "string"}, "之后的请求都带上它"),
+    "expires_in": (integer(1), "多少秒后过期"),
+    "exist": (FLAG, "1 已经完善个人信息，0 还没有"),
+    "error": ({"type": "string"}, "哪一种错误，供程序判断"),
+    "detail": ({"type": "string"}, "可以直接弹出的一句话"),
+    "field": ({"type": "string", "enum": list(SENT)}, "有误的字段，只有 invalid_field 才有"),
+}
+# status: the headers of its answers
+HEADERS = {
+    401: {"WWW-Authenticate": ({"type": "string", "enum": ["Bearer"]}, "怎样登录")},
+    405: {"Allow": ({"type": "string", "enum": ["GET", "POST"]}, "可以用的方法")},
+    429: {"Retry-After": (integer(1), "多少秒后再试")},
+}
+
+
+def described(schema, description):
+    return {**schema, "description": description}
+
+
+def answer_object(names):
+    """An object with these fields of ANSWERED; `field` is there for one error alone."""
+    return {
+        "type": "object",
+        "required": [name for name in names if name != "field"],
+        "properties": {name: described(*ANSWERED[name]) for name in names},
+    }
+
+
+# The document
+
+
+def document(routes, fields, errors, version):
+    """The document of a service with these routes and tables, as roomapp.py has them."""
+    routes = [route for route in routes if route.rule in ENDPOINTS]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "roomapp",
+            "version": version,
+            "description": "校园微信小程序的后端：在分区里开房间，找到、加入、留言。"
+            "除 GET /time 外都是 POST，请求体是一个 JSON 对象，Content-Type 是什么都可以，"
+            "不认识的字段会被忽略。"
+            "成功时 response_code 为 1；失败时为 0，并有 error 和可以直接弹出的 detail。",
+        },
+        "tags": [{"name": name} for name in TAGS.values()],
+        "paths": {route.rule: {route.method.lower(): operation(route, errors)} for route in routes},
+        "components": {
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "服务核实身份时，请求要带上登录得到的 token。",
+                }
+            },
+            "schemas": {
+                **{name: described(SENT[name], field.rule) for name, field in fields.items()},
+                "Room": answer_object(ROOM),
+                "Message": answer_object(MESSAGE),
+                "Failure": failure_schema(errors),
+            },
+            "responses": {error: failure([error], errors) for error in errors},
+        },
+    }
+
+
+TAGS = {"usr": "用户", "room": "房间", "": "其他"}
+
+
+def operation(route, errors):
+    endpoint = ENDPOINTS[route.rule]
+    chapter = route.rule.split("/")[1] if route.rule.count("/") > 1 else ""
+    summary, _, description = getdoc(route.callback).partition("\n\n")
+    answer = {"response_code": 1, **endpoint.answers}
+    operation = {
+        "tags": [TAGS[chapter]],
+        "operationId": route.callback.__name__,
+        "summary": summary,
+        "description": description.replace("\n", ""),
+        "responses": {"200": response("成功", answer_object(answer), example=answer)},
+    }
+    for status, those in errors_by_status(route.rule, errors).items():
+        operation["responses"][str(status)] = failure(those, errors)
+    if route.rule not in WITHOUT_CALLER:
+        # That a token is not needed comes last: Postman takes the first way.
+        operation["security"] = [{"bearer": []}, {}]
+    if endpoint.takes:
+        operation["requestBody"] = {"required": True, "content": body(endpoint)}
+    return operation
+
+
+def body(endpoint):
+    schema = {
+        "type": "object",
+        "required": list(endpoint.takes),
+        "properties": {
+            name: ref("schemas", name) for name in (*endpoint.takes, *endpoint.optional)
+        },
+    }
+    if "after" in endpoint.optional:
+        schema["anyOf"] = [{"properties": {name: NULL}} for name in ("before", "after")]
+    return {"application/json": {"schema": schema, "example": endpoint.takes}}
+
+
+def response(description, schema, headers=(), **examples):
+    headers = {
+        name: {"schema": schema, "description": text}
+        for name, (schema, text) in dict(headers).items()
+    }
+    content = {"application/json": {"schema": schema, **examples}}
+    return {"description": description, "headers": headers, "content": content}
+
+
+def errors_by_status(url, errors):
+    """The errors of an endpoint, by their statuses."""
+    endpoint = ENDPOINTS[url]
+    possible = {*OF_EVERY_ENDPOINT, *endpoint.errors}
+    possible.update(OF_EVERY_BODY if endpoint.takes else ())
+    possible.update(("login_required",) if url not in WITHOUT_CALLER else ())
+    found = {}
+    for error, (status, _) in errors.items():
+        if error in possible:
+            found.setdefault(status, []).append(error)
+    return found
+
+
+def failure(those, errors):
+    """An answer with one of those errors, which have the same status."""
+    status, _ = errors[those[0]]
+    return response(
+        "；".join(errors[error][1] for error in those),
+        {
+            "allOf": [
+                ref("schemas", "Failure"),
+                {"type": "object", "properties": {"error": {"enum": those}}},
+            ]
+        },
+        HEADERS.get(status, {}),
+        examples={error: failure_example(error, errors) for error in those},
+    )
+
+
+def failure_schema(errors):
+    schema = answer_object(["response_code", "error", "detail", "field"])
+    schema["properties"]["error"]["enum"] = list(errors)
+    return schema
+
+
+def failure_example(error, errors):
+    status, detail = errors[error]
+    value = {"response_code": 0, "error": error, "detail": detail}
+    if error == "invalid_field":
+        value |= {"detail": "openid：没有填写", "field": "openid"}
+    return {"summary": f"{status} {error}", "description": detail, "value": value}

@@ -1,0 +1,174 @@
+"""The options of the service: flags, environment variables and commands, each declared once."""
+
+import ipaddress
+import os
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from service import backup, demo
+from service.database import SetupError
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def port(text):
+    if not (text.isdecimal() and int(text) < 65536):
+        raise ArgumentTypeError(f"{text!r} is not a port number, 0 to 65535")
+    return int(text)
+
+
+def thread_count(text):
+    if not (text.isdecimal() and 1 <= int(text) <= 100):
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
+    return int(text)
+
+
+def machine_address(text):
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not the address of one machine") from None
+
+
+def web_address(text):
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in ("https", "http") and text.isascii() and not url.query
+        valid = valid and url.port != 0 and (url.hostname or "").encode("idna")
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ArgumentTypeError(f"{text!r} is not the address of a web server")
+    return text
+
+
+class Option(NamedTuple):
+    default: str
+    read: Callable[[str], Any]  # from a flag or variable; raises ArgumentTypeError
+    help: str
+    has_flag: bool = True
+
+
+# Others on the machine see the flags of a command, so secrets come from the environment alone; so
+# does what the installation settles.
+OPTIONS = {
+    "host": Option(
+        "127.0.0.1", str, "address to listen on; 0.0.0.0 is every address of this machine"
+    ),
+    "port": Option("8080", port, "port to listen on; 0 takes a free one"),
+    "database": Option(
+        str(DATA / "roomapp.db"), Path, "SQLite file that keeps the data, made when it is missing"
+    ),
+    "threads": Option("4", thread_count, "how many requests that only read are answered at once"),
+    "wechat_appid": Option(
+        "", str, "AppID of the mini-program, to verify who calls by WeChat's login", has_flag=False
+    ),
+    "wechat_secret": Option("", str, "AppSecret of the mini-program", has_flag=False),
+    "wechat_api": Option(
+        "https://api.weixin.qq.com", web_address, "where WeChat answers", has_flag=False
+    ),
+    "trusted_proxy": Option(
+        "",
+        machine_address,
+        "reverse proxy whose X-Forwarded-For and -Proto are believed",
+        has_flag=False,
+    ),
+}
+
+
+WECHAT = ("wechat_appid", "wechat_secret", "wechat_api")
+
+
+def variable(name):
+    return f"ROOMAPP_{name.upper()}"
+
+
+def from_environment(name):
+    """What the environment says of an option, as text, or else its default."""
+    return os.environ.get(variable(name)) or OPTIONS[name].default
+
+
+@cache
+def setting(name):
+    """What the environment says of an option; SetupError when that cannot be."""
+    try:
+        return OPTIONS[name].read(from_environment(name))
+    except ArgumentTypeError as problem:
+        raise SetupError(f"{variable(name)}: {problem}") from None
+
+
+def is_verified():
+    """Whether callers are verified; SetupError when only half of that is configured."""
+    appid, secret, _ = map(setting, WECHAT)
+    if bool(appid) != bool(secret):
+        raise SetupError("set both ROOMAPP_WECHAT_APPID and ROOMAPP_WECHAT_SECRET, or neither")
+    return bool(appid)
+
+
+class Parser(ArgumentParser):
+    def error(self, message):
+        """Say what is wrong in one line, without argparse's usage text, and exit with 2."""
+        for name in OPTIONS:
+            message = message.replace(f"argument --{name}:", f"--{name} or {variable(name)}:")
+        self.exit(2, f"roomapp: {' '.join(message.split())}\n")
+
+
+def parser(serve, version):
+    """The parser of the command line; what runs with the options is their `run`."""
+    main = Parser(
+        description="Serve the rooms of a campus mini-program over HTTP, until Ctrl-C.",
+        epilog="Each option can also be set by the environment variable named with it. "
+        "The environment alone sets: "
+        + "; ".join(
+            f"{variable(name)}, {option.help}"
+            for name, option in OPTIONS.items()
+            if not option.has_flag
+        ),
+        allow_abbrev=False,
+    )
+    main.set_defaults(run=serve)
+    for name, option in OPTIONS.items():
+        if option.has_flag:
+            add_flag(main, name, default=from_environment(name))
+    main.add_argument("--quiet", action="store_true", help="do not log the requests")
+    main.add_argument("--version", action="version", version=f"roomapp {version}")
+    commands = main.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (run, help) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        if name in ("backup", "restore"):
+            command.add_argument("file", type=Path)
+        # No default here: it would win over what stands before the command.
+        add_flag(command, "database", default=SUPPRESS)
+        command.set_defaults(run=run)
+    return main
+
+
+def add_flag(parser, name, default):
+    option = OPTIONS[name]
+    help = f"{option.help} ({variable(name)}; {from_environment(name)})".replace("%", "%%")
+    parser.add_argument(f"--{name}", type=option.read, default=default, help=help)
+
+
+# command: (what runs it with the options, what it does)
+COMMANDS = {
+    "backup": (
+        lambda options: backup.backup(options.database, options.file),
+        "copy the database to a new file, also while the service runs",
+    ),
+    "restore": (
+        lambda options: backup.restore(options.database, options.file),
+        "put a copy of a file in the place of the database, while the service is stopped",
+    ),
+    "check": (
+        lambda options: backup.check(options.database),
+        "show how the database is, and exit with 1 when it is damaged",
+    ),
+    "demo": (
+        lambda options: demo.fill(options.database),
+        "fill an empty database with a campus to look at",
+    ),
+}
