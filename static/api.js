@@ -1,16 +1,16 @@
-/** Calls the documented endpoints, and tells who listens what was asked and answered. */
+/** Calls the endpoints of the API, and passes each request and its answer to the listeners. */
 
-const PATIENCE = 15_000; // milliseconds
+const TIMEOUT = 15_000; // milliseconds
 const listeners = [];
 
-/** An answer with response_code 0, or none at all; its message can be shown as it is. */
-export class Failed extends Error {
+/** No answer, or one with response_code 0. Users can be shown the message. */
+export class Failure extends Error {
   constructor(status, { error, detail, field }) {
     super(detail);
     this.error = error;
     this.field = field;
-    // The same may do later: whatever does not follow from what was asked.
-    this.passing = error === "unreachable" || status >= 500 || [401, 429].includes(status);
+    // The same request may succeed later.
+    this.isTemporary = error === "unreachable" || status >= 500 || [401, 429].includes(status);
   }
 }
 
@@ -18,25 +18,25 @@ export function onAnswer(listener) {
   listeners.push(listener);
 }
 
-/** POST the fields to an endpoint, or GET it where there are none. */
-export async function call(url, fields, { automatic = false } = {}) {
-  const asked = { method: fields ? "POST" : "GET", url, fields, automatic };
-  const { status, answer } = await exchanged(asked);
-  const failure = answer.response_code === 1 ? undefined : new Failed(status, answer);
-  const at = new Date();
-  for (const listener of listeners) listener({ ...asked, status, answer, failure, at });
+/** POST the fields to an endpoint, or GET it without fields. */
+export async function call(url, fields, { isAutomatic = false } = {}) {
+  const request = { method: fields ? "POST" : "GET", url, fields };
+  const { status, answer } = await send(request);
+  const failure = answer.response_code === 1 ? undefined : new Failure(status, answer);
+  const exchange = { ...request, isAutomatic, status, answer, failure, at: new Date() };
+  for (const listener of listeners) listener(exchange);
   if (failure) throw failure;
   return answer;
 }
 
-async function exchanged({ method, url, fields }) {
+async function send({ method, url, fields }) {
   let status = 0;
   try {
     const response = await fetch(url, {
       method,
       headers: fields && { "Content-Type": "application/json" },
       body: fields && JSON.stringify(fields),
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(TIMEOUT),
     });
     status = response.status;
     const answer = await response.json();

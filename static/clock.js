@@ -1,53 +1,52 @@
-/** Asks GET /time again and again while somebody looks, and says when it differs. */
+/** Polls GET /time while the page is visible, and reports when the time differs. */
 
-import { call, Failed, onAnswer } from "./api.js";
+import { call, Failure, onAnswer } from "./api.js";
 
-const EVERY = 3_000; // milliseconds
-let seen; // the time that what is shown is of
-let asks = false;
-let wakeUp = () => {};
+const INTERVAL = 3_000; // milliseconds
+let lastTime; // undefined when everything has to be loaded again
+let isDue = false;
+let endPause = () => {};
 
 onAnswer(({ failure }) => {
-  if (failure?.passing) seen = undefined; // something is not shown that could be
+  if (failure?.isTemporary) lastTime = undefined; // the page may lack what could not be loaded
 });
 
-/** Look again now: something was done here, or somebody has come back. */
-export function wake() {
-  asks = true;
-  wakeUp();
+/** Poll at once, after an action or when the user is back. */
+export function pollNow() {
+  isDue = true;
+  endPause();
 }
 
-/** The same, and whether the time differs or not. */
-export function renew() {
-  seen = undefined;
-  wake();
+/** Poll at once, and load everything again even if the time is the same. */
+export function reload() {
+  lastTime = undefined;
+  pollNow();
 }
 
-/** Call `changed` whenever what is shown is of another time, or was not all to be had. */
-export async function follow(changed) {
-  document.addEventListener("visibilitychange", wake);
-  addEventListener("online", wake);
+export async function startPolling(onChange) {
+  document.addEventListener("visibilitychange", pollNow);
+  addEventListener("online", pollNow);
   for (;;) {
-    asks = false;
+    isDue = false;
     try {
       if (!document.hidden) {
-        const { last_time } = await call("/time", undefined, { automatic: true });
-        const differs = last_time !== seen;
-        seen = last_time;
-        if (differs) await changed();
+        const { last_time } = await call("/time", undefined, { isAutomatic: true });
+        const differs = last_time !== lastTime;
+        lastTime = last_time;
+        if (differs) await onChange();
       }
     } catch (error) {
-      if (!(error instanceof Failed)) throw error;
-      if (error.error === "login_required") return; // there is nothing to be followed
+      if (!(error instanceof Failure)) throw error;
+      if (error.error === "login_required") return; // this page cannot log in
     }
-    if (!asks) await pause();
+    if (!isDue) await pause();
   }
 }
 
 function pause() {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, EVERY);
-    wakeUp = () => {
+    const timer = setTimeout(resolve, INTERVAL);
+    endPause = () => {
       clearTimeout(timer);
       resolve();
     };

@@ -1,25 +1,29 @@
-// Shows openapi.json as a page: what it says, in its order.
+/** Shows openapi.json as a page, in its order and with its texts as they are. */
+
+import { make } from "./dom.js";
 
 const content = document.querySelector("main");
 const contents = document.querySelector("nav");
 
-const api = await read();
+const api = await fetchDocument();
 const { schemas, responses, securitySchemes } = api.components;
 const objects = Object.keys(schemas).filter((name) => schemas[name].properties);
+const operations = Object.entries(api.paths).flatMap(([path, methods]) =>
+  Object.entries(methods).map(([method, operation]) => ({ ...operation, method, path })),
+);
 
 content.replaceChildren();
-document.querySelector("#about").append(...told(api.info.description));
-for (const tag of api.tags) {
-  const those = operations().filter(({ tags }) => tags.includes(tag.name));
-  const links = those.map(({ operationId, summary }) => [operationId, summary.split(" · ")[0]]);
-  chapter(`${tag.name} · ${tag.description}`, links, those.map(endpoint));
+document.querySelector("#about").append(textBlock(api.info.description));
+for (const { name } of api.tags) {
+  const chapter = operations.filter(({ tags }) => tags.includes(name));
+  const links = chapter.map(({ operationId, summary }) => [operationId, summary]);
+  addChapter(name, links, chapter.map(endpointArticle));
 }
-const toObjects = objects.map((name) => [name, name]);
-chapter("对象 · Objects", toObjects, objects.map(object));
-chapter("错误 · Errors", [["errors", "全部错误"]], errors());
+addChapter("对象", objects.map((name) => [name, name]), objects.map(objectArticle));
+addChapter("错误", [["errors", "全部错误"]], [errorsArticle()]);
 if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
-async function read() {
+async function fetchDocument() {
   try {
     const answer = await fetch("openapi.json");
     if (answer.ok) return await answer.json();
@@ -30,159 +34,124 @@ async function read() {
   }
 }
 
-// What is shown
+// Chapters
 
-function chapter(title, links, articles) {
-  content.append(make("section", {}, make("h2", {}, titled(title)), articles));
-  const items = links.map(([id, name]) => make("li", {}, make("a", { href: `#${id}` }, name)));
-  contents.append(make("h2", {}, titled(title)), make("ul", {}, items));
+function addChapter(title, links, articles) {
+  content.append(make("section", {}, make("h2", {}, title), articles));
+  const items = links.map(([id, text]) => make("li", {}, make("a", { href: `#${id}` }, text)));
+  contents.append(make("h2", {}, title), make("ul", {}, items));
 }
 
-function operations() {
-  return Object.entries(api.paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([method, operation]) => ({
-      ...operation,
-      method: method.toUpperCase(),
-      path,
-    })),
-  );
-}
-
-function endpoint(operation) {
-  const { operationId, method, path, summary, description, requestBody, responses } = operation;
+function endpointArticle(operation) {
+  const { operationId, path, summary, description, requestBody, security } = operation;
+  const method = operation.method.toUpperCase();
   const url = new URL(`.${path}`, location.href).href;
-  const taken = requestBody && json(requestBody);
-  const { 200: done, ...refusals } = responses;
-  const badge = make("span", { class: "method" }, method);
-  const place = make("span", { class: "url" }, badge, ` ${path}`);
+  const request = requestBody && json(requestBody);
+  const { 200: success, ...failures } = operation.responses;
+  const answer = json(success);
+  const badge = make("span", { className: "method" }, method);
   return make(
     "article",
     { id: operationId },
-    make("h3", {}, place, titled(summary)),
-    description ? make("div", {}, told(description)) : [],
-    operation.security ? make("div", {}, caller(operation.security)) : [],
-    taken ? [make("h4", {}, titled("请求 · request")), fields(taken.schema, true)] : [],
-    code("curl", curl(url, taken?.example)),
-    code("wx.request", wxRequest(url, method, taken?.example)),
-    make("h4", {}, titled("回答 · answer")),
-    fields(json(done).schema),
-    code("JSON", lines(json(done).example)),
-    make("h4", {}, titled("错误 · errors")),
-    make("ul", { class: "errors" }, Object.values(refusals).flatMap(refusal)),
+    make("h3", {}, make("span", { className: "url" }, badge, ` ${path}`), summary),
+    description ? textBlock(description) : "",
+    security ? textBlock(securitySchemes.bearer.description) : "",
+    request ? [make("h4", {}, "请求"), fieldTable(request.schema, true)] : "",
+    code("curl", curl(url, request?.example)),
+    code("wx.request", wxRequest(url, method, request?.example)),
+    make("h4", {}, "回答"),
+    fieldTable(answer.schema),
+    code("JSON", lines(answer.example)),
+    make("h4", {}, "错误"),
+    make("ul", { className: "errors" }, Object.entries(failures).flatMap(errorLinks)),
   );
 }
 
-/** The first way to say who one is: the others are not for clients. */
-function caller([way]) {
-  const [name] = Object.keys(way);
-  return told(securitySchemes[name].description);
-}
-
-function refusal(response) {
-  return Object.entries(json(response).examples).map(([error, { summary }]) =>
-    make("li", {}, make("a", { href: `#${error}` }, failure(summary))),
+function errorLinks([status, response]) {
+  return Object.keys(json(response).examples).map((error) =>
+    make("li", {}, make("a", { href: `#${error}` }, make("code", {}, `${status} ${error}`))),
   );
 }
 
-function object(name) {
+function objectArticle(name) {
   const head = make("h3", {}, make("code", {}, name));
-  return make("article", { id: name }, head, fields(schemas[name], name === "Failure"));
+  return make("article", { id: name }, head, fieldTable(schemas[name], name === "Failure"));
 }
 
-function errors() {
+function errorsArticle() {
   const all = Object.values(responses).flatMap((each) => Object.entries(json(each).examples));
-  const examples = new Map(all);
-  const rows = schemas.Failure.properties.error.enum.map((error) => {
-    const { summary, description } = examples.get(error);
-    return row({ id: error }, failure(summary), told(description));
-  });
-  const shown = table(["状态与 error · status and error", "说明 · what it is"], rows);
-  return make("article", { id: "errors" }, shown);
+  const rows = [...new Map(all)].map(([error, { summary, description }]) =>
+    row({ id: error }, make("code", {}, summary), textBlock(description)),
+  );
+  return make("article", { id: "errors" }, table(["状态与 error", "说明"], rows));
 }
 
-function failure(summary) {
-  const [status, error] = summary.split(" ");
-  return [make("span", { class: "status" }, status), " ", make("code", {}, error)];
-}
-
-/** The fields of an object; what is required is told where not all are. */
-function fields(schema, someAreOptional = false) {
-  const rows = Object.entries(schema.properties).map(([name, value]) => {
-    const required = schema.required.includes(name) ? "必填 required" : "可选 optional";
-    const first = [make("code", {}, name), someAreOptional ? make("small", {}, required) : []];
-    const list = value.items?.$ref && last(value.items.$ref);
-    const link = objects.includes(list) ? make("a", { href: `#${list}` }, list) : [];
-    const { description } = value.description ? value : schemas[last(value.$ref)];
-    return row({}, first, [told(description), link]);
+/** The fields of an object. `hasOptional` adds to each whether it is required. */
+function fieldTable({ properties, required }, hasOptional = false) {
+  const rows = Object.entries(properties).map(([name, property]) => {
+    const need = make("small", {}, required.includes(name) ? "必填" : "可选");
+    const item = property.items?.$ref?.split("/").pop();
+    return row(
+      {},
+      [make("code", {}, name), hasOptional ? need : ""],
+      [
+        textBlock(property.description ?? resolve(property).description),
+        objects.includes(item) ? make("a", { href: `#${item}` }, item) : "",
+      ],
+    );
   });
-  return table(["字段 · field", "说明 · what it is"], rows);
+  return table(["字段", "说明"], rows);
 }
 
 // Examples
 
-function curl(url, taken) {
-  if (!taken) return `curl ${url}`;
-  return `curl -d '${JSON.stringify(taken).replaceAll("'", "'\\''")}' ${url}`;
+function curl(url, fields) {
+  if (!fields) return `curl ${url}`;
+  return `curl -d '${JSON.stringify(fields).replaceAll("'", "'\\''")}' ${url}`;
 }
 
-function wxRequest(url, method, taken) {
+function wxRequest(url, method, fields) {
   const options = [`url: '${url}'`, `method: '${method}'`];
-  if (taken) options.push(`data: ${lines(taken).replaceAll("\n", "\n  ")}`);
+  if (fields) options.push(`data: ${lines(fields).replaceAll("\n", "\n  ")}`);
   options.push(`success({ data }) {
     if (data.response_code !== 1) wx.showToast({ title: data.detail, icon: 'none' })
   }`);
   return `wx.request({\n${options.map((each) => `  ${each},\n`).join("")}})`;
 }
 
-/** JSON in lines, but a list of plain values in one. */
+/** JSON in lines, but an array of plain values in one line. */
 function lines(value) {
-  const plain = /\[[^[\]{}]*\]/g;
-  return JSON.stringify(value, null, 2).replace(plain, (list) => list.replace(/\n */g, " "));
+  const plainArray = /\[[^[\]{}]*\]/g;
+  return JSON.stringify(value, null, 2).replace(plainArray, (array) => array.replace(/\n */g, " "));
 }
 
 // The document
 
-/** The JSON of a request or response, or of what it refers to. */
 function json(part) {
-  return (part.$ref ? responses[last(part.$ref)] : part).content["application/json"];
+  return resolve(part).content["application/json"];
 }
 
-function last(reference) {
-  return reference.split("/").pop();
+/** A part of the document, or what it refers to as `#/components/KIND/NAME`. */
+function resolve(part) {
+  if (!part.$ref) return part;
+  const [kind, name] = part.$ref.split("/").slice(-2);
+  return api.components[kind][name];
 }
 
 // Elements
 
-/** An element with children; whatever text they hold is shown as text. */
-function make(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.flat(Infinity));
-  return element;
-}
-
-/** A text in Chinese, and after a blank line the same in English. */
-function told(text) {
-  const [chinese, english] = text.split("\n\n");
-  const marked = english.split("`").map((part, odd) => (odd % 2 ? make("code", {}, part) : part));
-  return [make("div", {}, chinese), make("div", { lang: "en" }, marked)];
-}
-
-/** A title in Chinese, and after a dot the same in English. */
-function titled(text) {
-  const [chinese, english] = text.split(" · ");
-  return [chinese, " ", make("span", { lang: "en" }, english)];
+function textBlock(text) {
+  return make("div", { className: "text" }, text);
 }
 
 function table(heads, rows) {
-  const cells = heads.map((head) => make("th", { scope: "col" }, titled(head)));
+  const cells = heads.map((head) => make("th", { scope: "col" }, head));
   const head = make("thead", {}, make("tr", {}, cells));
   return make("table", {}, head, make("tbody", {}, rows));
 }
 
-function row(attributes, first, second) {
-  const head = make("th", { scope: "row" }, first);
-  return make("tr", attributes, head, make("td", {}, second));
+function row(properties, first, second) {
+  return make("tr", properties, make("th", { scope: "row" }, first), make("td", {}, second));
 }
 
 function code(label, text) {

@@ -1,44 +1,44 @@
-/** Makes and fills elements; whatever is written by somebody goes in as text. */
+/** Makes and fills elements. Texts of users are inserted as text, never as HTML. */
 
-import { Failed } from "./api.js";
+import { Failure } from "./api.js";
 
-/** An element with properties (those with a dash, and role, are attributes) and contents. */
+/** An element. Properties with a dash, and role, are set as attributes. */
 export function make(tag, properties = {}, ...contents) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.includes("-") || name === "role") element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...contents);
+  element.append(...contents.flat());
   return element;
 }
 
-/** A text that somebody wrote: in its own direction, whatever stands around it. */
-export function written(text, tag = "span", properties = {}) {
+/** A text by a user, in its own direction, right to left for example. */
+export function userText(text, tag = "span", properties = {}) {
   return make(tag, { dir: "auto", ...properties }, text);
 }
 
 /**
- * Let a list show these items, one <li> each. `draw(item, li)` fills it, and is called only for
- * what differs, and nothing is moved that can stay: focus and scrolling are left alone.
+ * Show items in a list, one <li> each. `draw(item, li)` is called only for items that are new or
+ * differ, and elements are moved only if they must, so focus and scrolling are kept.
  */
 export function fill(list, items, key, draw) {
-  const there = new Map([...list.children].map((each) => [each.dataset.key, each]));
-  const wanted = items.map((item) => {
-    const li = there.get(String(key(item))) ?? make("li");
+  const existing = new Map([...list.children].map((li) => [li.dataset.key, li]));
+  const lines = items.map((item) => {
+    const li = existing.get(String(key(item))) ?? make("li");
     li.dataset.key = key(item);
-    const shown = JSON.stringify(item);
-    if (li.shown !== shown) draw(item, li);
-    li.shown = shown;
+    const content = JSON.stringify(item);
+    if (li.content !== content) draw(item, li);
+    li.content = content;
     return li;
   });
-  for (const li of there.values()) if (!wanted.includes(li)) li.remove();
-  wanted.forEach((li, place) => {
-    if (list.children[place] !== li) list.insertBefore(li, list.children[place] ?? null);
+  for (const li of existing.values()) if (!lines.includes(li)) li.remove();
+  lines.forEach((li, index) => {
+    if (list.children[index] !== li) list.insertBefore(li, list.children[index] ?? null);
   });
 }
 
-/** The square with which an openid is known again: its first character on a colour of its own. */
+/** A square with the first character of an openid, in a colour that depends on the openid. */
 export function avatar(openid) {
   let sum = 0;
   for (const character of openid) sum = Math.imul(sum ^ character.codePointAt(0), 16777619);
@@ -46,22 +46,21 @@ export function avatar(openid) {
   return make("span", { className: `avatar hue${(sum >>> 16) % 8}`, "aria-hidden": "true" }, first);
 }
 
-export function loading() {
+export function loadingNote() {
   return make("p", { className: "loading" }, "正在加载…");
 }
 
-export function nothing(text, ...more) {
-  return make("div", { className: "nothing" }, make("p", {}, text), ...more);
+export function emptyNote(text, ...more) {
+  return make("div", { className: "empty" }, make("p", {}, text), ...more);
 }
 
-/** Why something cannot be shown, and a button to try again. */
-export function problem(error, tryAgain) {
+export function failureNote(failure, retry) {
   const button = make("button", { type: "button", className: "small" }, "再试一次");
-  button.addEventListener("click", tryAgain);
-  return nothing(error.message, button);
+  button.addEventListener("click", retry);
+  return emptyNote(failure.message, button);
 }
 
-/** Tell a link that leads to what is shown. */
+/** Mark a link that leads to the current view. */
 export function markCurrent(link) {
   if (link.hash === (location.hash || "#/discover")) link.setAttribute("aria-current", "page");
   else link.removeAttribute("aria-current");
@@ -73,56 +72,56 @@ export function byId(id) {
 
 let toastTimer;
 
-/** Say something in passing; what went wrong a screen reader says at once. */
-export function say(text, { wrong = false } = {}) {
-  const [place, other] = wrong ? ["wrong", "done"] : ["done", "wrong"];
+/** Show a short message for some seconds. A screen reader reads an error at once. */
+export function showToast(text, { isError = false } = {}) {
+  const [toast, other] = isError ? ["error-toast", "toast"] : ["toast", "error-toast"];
   clearTimeout(toastTimer);
   byId(other).textContent = "";
-  byId(place).textContent = text;
-  toastTimer = setTimeout(() => byId(place).replaceChildren(), wrong ? 6_000 : 2_500);
+  byId(toast).textContent = text;
+  toastTimer = setTimeout(() => byId(toast).replaceChildren(), isError ? 6_000 : 2_500);
 }
 
-/** Do something with the API, and say why if it cannot be done. */
-export async function attempt(act) {
+/** Run an action that calls the API, and show its failure as a toast. */
+export async function attempt(action) {
   try {
-    await act();
+    await action();
   } catch (error) {
-    if (!(error instanceof Failed)) throw error;
-    say(error.message, { wrong: true });
+    if (!(error instanceof Failure)) throw error;
+    showToast(error.message, { isError: true });
   }
 }
 
-/** Whether the user agrees to what cannot be taken back. */
-export function agreed(question, what) {
-  const dialog = byId("agree");
+/** Ask before an action that cannot be undone. */
+export function askConfirmation(question, action) {
+  const dialog = byId("confirmation");
   dialog.returnValue = "";
-  byId("agree-question").textContent = question;
-  byId("agree-yes").textContent = what;
+  byId("confirmation-question").textContent = question;
+  byId("confirmation-yes").textContent = action;
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
   });
 }
 
-/** Let a form do something once at a time, and show beside it why that failed. */
-export function onSubmit(form, act) {
+/** Run an action when a form is submitted, one at a time, and show its failure in the form. */
+export function onSubmit(form, action) {
   const problem = form.querySelector("[role=alert]");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (form.busy) return;
-    form.busy = true;
+    if (form.isBusy) return;
+    form.isBusy = true;
     problem.textContent = "";
     for (const field of form.elements) field.removeAttribute("aria-invalid");
     try {
-      await act(form.elements);
+      await action(form.elements);
     } catch (error) {
-      if (!(error instanceof Failed)) throw error;
+      if (!(error instanceof Failure)) throw error;
       problem.textContent = error.message;
       const field = form.querySelector(`[name="${error.field}"]`);
       field?.setAttribute("aria-invalid", "true");
       field?.focus();
     } finally {
-      form.busy = false;
+      form.isBusy = false;
     }
   });
 }

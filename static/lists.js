@@ -1,33 +1,33 @@
-/** Lists of rooms: of a section, of what a key finds, and one's own. */
+/** Lists of rooms: those of a section, search results, and the user's own. */
 
-import { call, Failed } from "./api.js";
+import { call, Failure } from "./api.js";
 import {
   avatar,
   byId,
+  emptyNote,
+  failureNote,
   fill,
-  loading,
+  loadingNote,
   make,
   markCurrent,
-  nothing,
   onSubmit,
-  problem,
-  written,
+  userText,
 } from "./dom.js";
-import { showCard, whoami } from "./me.js";
+import { myOpenid, showCard } from "./me.js";
 import { recall, remember } from "./storage.js";
 
 const PAGE = 20;
-const PAGE_AT_MOST = 500;
-const TYPING = 250; // milliseconds
+const ROOMS_AT_MOST = 500; // the largest limit that the API takes
+const TYPING_PAUSE = 250; // milliseconds
 const SECTIONS_AT_MOST = 24;
 
-// No endpoint lists the sections: these are common on a campus, more come as rooms are seen.
-const COMMON = ["学习", "运动", "游戏", "社团", "桌游", "美食", "拼车", "音乐"];
+// No endpoint lists the sections. These are common; those of rooms that were shown are added.
+const COMMON_SECTIONS = ["学习", "运动", "游戏", "社团", "桌游", "美食", "拼车", "音乐"];
 
-/** A list on the page, which shows the answers to one question at a time. */
+/** The answer to one query at a time. A query is a url, its fields, and a note for no rooms. */
 class RoomList {
   constructor(place) {
-    this.turn = 0;
+    this.loads = 0;
     this.list = make("ul", { className: "rooms" });
     this.note = make("div", { className: "note", role: "status" });
     this.button = make("button", { type: "button", className: "more" }, "更多房间");
@@ -36,84 +36,80 @@ class RoomList {
     place.append(this.list, this.note, this.button);
   }
 
-  /** A question: url, fields, whether it `pages` with before, what to say when it finds nothing. */
-  ask(question) {
-    this.question = question;
+  open(query) {
+    this.query = query;
     this.rooms = [];
-    this.wanted = PAGE;
+    this.limit = PAGE;
     this.list.replaceChildren();
     this.button.hidden = true;
-    this.note.replaceChildren(loading());
-    return this.load({ limit: PAGE });
+    this.note.replaceChildren(loadingNote());
+    return this.load();
   }
 
   more() {
-    this.wanted = Math.min(this.rooms.length + PAGE, PAGE_AT_MOST);
-    const last = this.rooms.at(-1).room_id;
-    return this.question.pages
-      ? this.load({ limit: PAGE, before: last }, { behind: this.rooms })
-      : this.load({ limit: this.wanted });
+    this.limit = Math.min(this.rooms.length + PAGE, ROOMS_AT_MOST);
+    return this.load();
   }
 
   async refresh() {
-    if (this.question) await this.load({ limit: this.wanted }, { automatic: true });
+    if (this.query) await this.load({ isAutomatic: true });
   }
 
-  async load(page, { behind = [], automatic = false } = {}) {
-    const { url, fields } = this.question;
-    const turn = ++this.turn;
+  async load({ isAutomatic = false } = {}) {
+    const { url, fields } = this.query;
+    const load = ++this.loads;
     try {
-      const { rooms, has_more } = await call(url, { ...fields, ...page }, { automatic });
-      if (turn !== this.turn) return; // something else has been asked since
-      this.rooms = [...behind, ...rooms];
-      this.show(has_more);
-      [fields, ...rooms].forEach(({ section }) => section && seeSection(section));
+      const answer = await call(url, { ...fields, limit: this.limit }, { isAutomatic });
+      if (load !== this.loads) return; // another one has started since
+      this.show(answer);
+      for (const { section } of [fields, ...answer.rooms]) if (section) addSection(section);
     } catch (error) {
-      if (!(error instanceof Failed) || (automatic && error.passing)) throw error;
-      if (turn === this.turn) this.fail(error);
+      if (!(error instanceof Failure) || (isAutomatic && error.isTemporary)) throw error;
+      if (load === this.loads) this.showFailure(error);
     }
   }
 
-  show(has_more) {
-    const openid = whoami();
-    const items = this.rooms.map((room) => ({ ...room, inside: room.users_id.includes(openid) }));
+  show({ rooms, has_more }) {
+    this.rooms = rooms;
+    const openid = myOpenid();
+    const items = rooms.map((room) => ({ ...room, isMember: room.users_id.includes(openid) }));
     fill(this.list, items, ({ room_id }) => room_id, drawRoom);
-    this.tell(items.length ? found(items.length, has_more) : this.question.nothing());
-    this.button.hidden = !has_more || this.rooms.length >= PAGE_AT_MOST;
+    this.showNote(rooms.length ? countNote(rooms.length, has_more) : this.query.emptyNote());
+    this.button.hidden = !has_more || rooms.length >= ROOMS_AT_MOST;
   }
 
-  /** Say what came of it beneath what is there; the same is not said again. */
-  tell(note) {
+  showFailure(error) {
+    if (this.rooms.length) this.showNote(emptyNote(error.message)); // the button for more is there
+    else this.showNote(failureNote(error, () => this.open(this.query)));
+  }
+
+  /** A screen reader reads each new note, so the same note is not set again. */
+  showNote(note) {
     if (this.note.textContent !== note.textContent) this.note.replaceChildren(note);
-  }
-
-  fail(error) {
-    const isEmpty = this.rooms.length === 0; // otherwise the button for more is still there
-    this.tell(isEmpty ? problem(error, () => this.ask(this.question)) : nothing(error.message));
   }
 }
 
-/** For those who do not see the rooms come. */
-function found(number, has_more) {
-  const text = `找到 ${number} 个房间${has_more ? "，还有更多" : ""}`;
-  return make("span", { className: "unseen" }, text);
+/** For screen readers only. */
+function countNote(count, has_more) {
+  const text = `找到 ${count} 个房间${has_more ? "，还有更多" : ""}`;
+  return make("span", { className: "visually-hidden" }, text);
 }
 
 function drawRoom(room, li) {
-  const { room_id, name, section, description, room_owner_id, users_id, state, inside } = room;
+  const { room_id, name, section, description, room_owner_id, users_id, state, isMember } = room;
   const link = li.firstElementChild ?? li.appendChild(make("a"));
   link.href = `#/room/${room_id}`;
   markCurrent(link);
   link.replaceChildren(
     avatar(room_owner_id),
-    make("span", { className: "title" }, written(name, "strong"), badge(state)),
-    written(description, "span", { className: "description" }),
+    make("span", { className: "title" }, userText(name, "strong"), badge(state)),
+    userText(description, "span", { className: "description" }),
     make(
       "span",
       { className: "facts" },
-      written(section, "span", { className: "section" }),
+      userText(section),
       `${users_id.length} 人`,
-      inside ? make("span", { className: "inside" }, "我在里面") : "",
+      isMember ? make("span", { className: "is-member" }, "我在里面") : "",
       make("span", { className: "number" }, `#${room_id}`),
     ),
   );
@@ -123,57 +119,56 @@ export function badge(state) {
   return make("span", { className: `badge state${state}` }, state ? "已激活" : "未激活");
 }
 
-let section = recall("sessionStorage", "section") ?? COMMON[0];
+const sections = new Set([...COMMON_SECTIONS, ...(recall("localStorage", "sections") ?? [])]);
+let section = recall("sessionStorage", "section") ?? COMMON_SECTIONS[0];
 let key = "";
-const sections = new Set([...COMMON, ...(recall("localStorage", "sections") ?? [])]);
-let discovered, owned, joined;
+let discoverList, ownedList, joinedList;
 
 export function start() {
-  discovered = new RoomList(byId("discovered"));
-  owned = new RoomList(byId("owned"));
-  joined = new RoomList(byId("joined"));
+  discoverList = new RoomList(byId("discover-rooms"));
+  ownedList = new RoomList(byId("owned-rooms"));
+  joinedList = new RoomList(byId("joined-rooms"));
   const search = byId("key");
-  let typing;
-  search.addEventListener("input", ({ isComposing }) => {
-    if (!isComposing) typed();
-  });
-  search.addEventListener("compositionend", typed);
-  search.form.addEventListener("submit", (event) => event.preventDefault());
-  function typed() {
-    clearTimeout(typing);
-    typing = setTimeout(() => {
+  let timer;
+  const searchSoon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
       key = search.value.trim();
       discover();
-    }, TYPING);
-  }
+    }, TYPING_PAUSE);
+  };
+  search.addEventListener("input", ({ isComposing }) => {
+    if (!isComposing) searchSoon();
+  });
+  search.addEventListener("compositionend", searchSoon);
+  search.form.addEventListener("submit", (event) => event.preventDefault());
   onSubmit(byId("section-form"), ({ section: other }) => {
-    choose(other.value.trim() || section);
+    chooseSection(other.value.trim() || section);
     other.value = "";
   });
 }
 
-/** Show the rooms that the key finds, or else those of the section. */
+/** Show the rooms that match the key, or without a key those of the section. */
 export function discover() {
   drawSections();
-  const title = key ? [written(key), " 的搜索结果"] : [written(section), " 的房间"];
-  byId("discovered-title").replaceChildren(...title);
-  return discovered.ask(key ? finding(key) : inSection(section));
+  const title = key ? [userText(key), " 的搜索结果"] : [userText(section), " 的房间"];
+  byId("discover-rooms-title").replaceChildren(...title);
+  return discoverList.open(key ? searchQuery(key) : sectionQuery(section));
 }
 
-function finding(key) {
+function searchQuery(key) {
   return {
     url: "/search",
     fields: { key },
-    nothing: () => nothing("没有找到房间，换个词或房间号试试"),
+    emptyNote: () => emptyNote("没有找到房间，换个词或房间号试试"),
   };
 }
 
-function inSection(section) {
+function sectionQuery(section) {
   return {
     url: "/room/section",
     fields: { section },
-    pages: true,
-    nothing: () => nothing("这个分区还没有房间", newRoomLink()),
+    emptyNote: () => emptyNote("这个分区还没有房间", newRoomLink()),
   };
 }
 
@@ -181,65 +176,65 @@ function newRoomLink() {
   return make("a", { href: "#/new", className: "button small" }, "创建第一个房间");
 }
 
-export function chosenSection() {
+export function currentSection() {
   return section;
 }
 
-function choose(name) {
+function chooseSection(name) {
   section = name;
   key = byId("key").value = "";
   remember("sessionStorage", "section", name);
   return discover();
 }
 
-function seeSection(name) {
-  const known = [...sections].some((each) => each.toLowerCase() === name.toLowerCase());
-  if (known || sections.size >= SECTIONS_AT_MOST) return;
+function addSection(name) {
+  const isKnown = [...sections].some((each) => each.toLowerCase() === name.toLowerCase());
+  if (isKnown || sections.size >= SECTIONS_AT_MOST) return;
   sections.add(name);
-  remember("localStorage", "sections", [...sections].slice(COMMON.length));
+  remember("localStorage", "sections", [...sections].slice(COMMON_SECTIONS.length));
   drawSections();
 }
 
 function drawSections() {
-  const items = [...sections].map((name) => ({ name, chosen: !key && name === section }));
+  const items = [...sections].map((name) => ({ name, isCurrent: !key && name === section }));
   fill(byId("sections"), items, ({ name }) => name, drawSection);
   const options = [...sections].map((value) => make("option", { value }));
   byId("section-names").replaceChildren(...options);
 }
 
-function drawSection({ name, chosen }, li) {
+function drawSection({ name, isCurrent }, li) {
   if (!li.firstElementChild) {
-    const button = make("button", { type: "button", className: "chip" }, written(name));
-    button.addEventListener("click", () => choose(name));
+    const button = make("button", { type: "button", className: "chip" }, userText(name));
+    button.addEventListener("click", () => chooseSection(name));
     li.append(button);
   }
-  li.firstElementChild.setAttribute("aria-pressed", chosen);
+  li.firstElementChild.setAttribute("aria-pressed", isCurrent);
 }
 
-/** Show one's profile and the rooms that one opened and joined. */
+/** Show the user's profile, and the rooms that the user owns and joined. */
 export async function showMine() {
-  const openid = whoami();
+  const openid = myOpenid();
   if (!openid) return;
   await Promise.all([
     showCard(),
-    owned.ask({
+    ownedList.open({
       url: "/usr/roomlist1",
       fields: { openid },
-      pages: true,
-      nothing: () => nothing("你还没有发起过房间", newRoomLink()),
+      emptyNote: () => emptyNote("你还没有发起过房间", newRoomLink()),
     }),
-    joined.ask({
+    joinedList.open({
       url: "/usr/roomlist2",
       fields: { openid },
-      pages: true,
-      nothing: () => nothing("你还没有参与别人的房间"),
+      emptyNote: () => emptyNote("你还没有参与别人的房间"),
     }),
   ]);
 }
 
-export const refreshDiscovered = () => discovered.refresh();
+export function refreshDiscover() {
+  return discoverList.refresh();
+}
 
 export async function refreshMine() {
-  if (!whoami()) return;
-  await Promise.all([showCard({ automatic: true }), owned.refresh(), joined.refresh()]);
+  if (!myOpenid()) return;
+  await Promise.all([showCard({ isAutomatic: true }), ownedList.refresh(), joinedList.refresh()]);
 }

@@ -1,73 +1,82 @@
-/** Who one is in this tab, and one's profile. */
+/** The user of this tab: the openid, and the profile. */
 
-import { call, Failed } from "./api.js";
-import { wake } from "./clock.js";
-import { avatar, byId, fill, loading, make, onSubmit, problem, say, written } from "./dom.js";
+import { call, Failure } from "./api.js";
+import { pollNow } from "./clock.js";
+import {
+  avatar,
+  byId,
+  failureNote,
+  fill,
+  loadingNote,
+  make,
+  onSubmit,
+  showToast,
+  userText,
+} from "./dom.js";
 import { recall, remember } from "./storage.js";
 
-const REMEMBERED = 5;
+const RECENT_AT_MOST = 5;
 const SEXES = ["性别不说", "男", "女"]; // WeChat's codes 0, 1 and 2
 
-export function whoami() {
+export function myOpenid() {
   return recall("sessionStorage", "openid");
 }
 
-/** Who one is, asked for if that is not known yet; nothing if one does not say. */
-export async function somebody() {
-  return whoami() ?? askWho();
+/** The user's openid; asked for if there is none, and undefined if the user does not answer. */
+export async function requireOpenid() {
+  return myOpenid() ?? askOpenid();
 }
 
-export function askWho() {
-  const dialog = byId("who");
-  fill(byId("known"), remembered(), (openid) => openid, drawKnown);
-  byId("who-problem").textContent = "";
+export function askOpenid() {
+  const dialog = byId("openid-dialog");
+  fill(byId("recent-openids"), recentOpenids(), (openid) => openid, drawRecent);
+  byId("openid-problem").textContent = "";
   if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(whoami()), { once: true });
+    dialog.addEventListener("close", () => resolve(myOpenid()), { once: true });
   });
 }
 
-function drawKnown(openid, li) {
-  const button = make("button", { type: "button", className: "chip" }, written(openid));
+function drawRecent(openid, li) {
+  const button = make("button", { type: "button", className: "chip" }, userText(openid));
   button.addEventListener("click", () => {
     byId("openid").value = openid;
-    byId("who-form").requestSubmit();
+    byId("openid-form").requestSubmit();
   });
   li.append(button);
 }
 
-function remembered() {
+function recentOpenids() {
   return recall("localStorage", "openids") ?? [];
 }
 
-/** `changed` is called when one has become somebody. */
-export function start(changed) {
-  onSubmit(byId("who-form"), async ({ openid: { value: openid } }) => {
-    await profileOf(openid); // so the server says whether this is an openid
+export function start(onUserChange) {
+  onSubmit(byId("openid-form"), async ({ openid: { value: openid } }) => {
+    await fetchProfile(openid); // the server refuses what is no openid
     remember("sessionStorage", "openid", openid);
-    const others = remembered().filter((each) => each !== openid);
-    remember("localStorage", "openids", [openid, ...others].slice(0, REMEMBERED));
-    byId("who").close();
-    changed();
+    const others = recentOpenids().filter((each) => each !== openid);
+    remember("localStorage", "openids", [openid, ...others].slice(0, RECENT_AT_MOST));
+    byId("openid-dialog").close();
+    onUserChange();
   });
-  byId("who-later").addEventListener("click", () => byId("who").close());
-  for (const button of document.querySelectorAll(".become")) {
-    button.addEventListener("click", askWho);
+  byId("openid-later").addEventListener("click", () => byId("openid-dialog").close());
+  for (const button of document.querySelectorAll(".ask-openid")) {
+    button.addEventListener("click", askOpenid);
   }
   onSubmit(byId("profile-form"), async ({ sex, othersex, preference }) => {
     await call("/usr/complete", {
-      openid: whoami(),
+      openid: myOpenid(),
       sex: sex.value === "text" ? othersex.value : Number(sex.value),
       preference: preference.value.split("\n").filter((line) => line.trim()),
     });
-    say("已保存");
+    showToast("已保存");
     location.hash = "#/mine";
-    wake();
+    pollNow();
   });
 }
 
-/** The profile, or null where none was completed yet. */
-async function profileOf(openid, options) {
+/** The profile, or null if that user has none yet. */
+async function fetchProfile(openid, options) {
   try {
     return await call("/usr/info", { openid }, options);
   } catch (error) {
@@ -76,52 +85,52 @@ async function profileOf(openid, options) {
   }
 }
 
-export function showWho() {
-  const openid = whoami();
-  document.body.classList.toggle("nobody", !openid);
-  byId("message").placeholder = `${openid}：说点什么`; // tells tabs apart
-  for (const place of document.querySelectorAll(".me")) {
-    place.replaceChildren(...(openid ? [avatar(openid), written(openid)] : ["还没说你是谁"]));
+export function showUser() {
+  const openid = myOpenid();
+  document.body.classList.toggle("no-openid", !openid);
+  byId("message").placeholder = `${openid}：说点什么`; // two tabs may be two users
+  for (const place of document.querySelectorAll(".my-openid")) {
+    place.replaceChildren(...(openid ? [avatar(openid), userText(openid)] : ["还没说你是谁"]));
   }
 }
 
-/** What others can know about one, in a line. */
+/** Show the user's profile in one line. */
 export async function showCard(options) {
-  const openid = whoami();
+  const openid = myOpenid();
   if (!openid) return;
-  const profile = await profileOf(openid, options);
-  byId("card").replaceChildren(written(profile ? told(profile) : "还没有完善个人信息"));
+  const profile = await fetchProfile(openid, options);
+  byId("card").replaceChildren(userText(profile ? summary(profile) : "还没有完善个人信息"));
 }
 
-function told({ sex, preference }) {
+function summary({ sex, preference }) {
   return [typeof sex === "number" ? SEXES[sex] : sex, ...preference].join(" · ");
 }
 
 let edits = 0;
 
-/** Show the form once it holds what is known, for all of that is replaced by what is saved. */
+/** Show the form only with the stored profile in it, because saving replaces the whole profile. */
 export async function editProfile() {
   const edit = ++edits;
   const form = byId("profile-form");
   const note = byId("profile-note");
   form.hidden = true;
-  note.replaceChildren(loading());
-  if (!whoami()) return;
+  note.replaceChildren(loadingNote());
+  if (!myOpenid()) return;
   try {
-    const profile = await profileOf(whoami());
-    if (edit !== edits) return; // it has been opened anew, or by somebody else
-    fillIn(form.elements, profile ?? { sex: 0, preference: [] });
+    const profile = await fetchProfile(myOpenid());
+    if (edit !== edits) return; // opened again since, maybe by another user
+    fillForm(form.elements, profile ?? { sex: 0, preference: [] });
     form.hidden = false;
     note.replaceChildren();
   } catch (error) {
-    if (!(error instanceof Failed)) throw error;
-    if (edit === edits) note.replaceChildren(problem(error, editProfile));
+    if (!(error instanceof Failure)) throw error;
+    if (edit === edits) note.replaceChildren(failureNote(error, editProfile));
   }
 }
 
-function fillIn(fields, { sex, preference }) {
-  const coded = typeof sex === "number";
-  fields.sex.value = coded ? String(sex) : "text";
-  fields.othersex.value = coded ? "" : sex;
+function fillForm(fields, { sex, preference }) {
+  const isCode = typeof sex === "number";
+  fields.sex.value = isCode ? String(sex) : "text";
+  fields.othersex.value = isCode ? "" : sex;
   fields.preference.value = preference.join("\n");
 }

@@ -1,7 +1,7 @@
 /** The page as a whole: which view is shown, and when each is loaded. */
 
 import { onAnswer } from "./api.js";
-import { follow, renew } from "./clock.js";
+import { reload, startPolling } from "./clock.js";
 import { attempt, byId, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
@@ -10,31 +10,31 @@ import * as room from "./room.js";
 
 const { body } = document;
 
-// view: [what loads it, where it stands when there is room for several, what refreshes it]
+// `place` is the column of the view on a wide screen.
 const VIEWS = {
-  discover: [lists.discover, "list", lists.refreshDiscovered],
-  mine: [lists.showMine, "list", lists.refreshMine],
-  room: [room.open, "detail", room.refresh],
-  new: [room.prepareNew, "detail"],
-  me: [me.editProfile, "detail"],
-  requests: [() => {}, "panel"],
+  discover: { place: "list", load: lists.discover, refresh: lists.refreshDiscover },
+  mine: { place: "list", load: lists.showMine, refresh: lists.refreshMine },
+  room: { place: "detail", load: room.open, refresh: room.refresh },
+  new: { place: "detail", load: room.prepareNew },
+  me: { place: "detail", load: me.editProfile },
+  requests: { place: "panel" },
 };
 
-/** Show what the url says: #/room/7 and the like. */
+/** Show the view of the url, such as #/room/7. */
 async function route() {
-  const [, asked, argument] = location.hash.split("/");
-  const view = Object.hasOwn(VIEWS, asked) ? asked : "discover";
-  const [load, place] = VIEWS[view];
+  const [, name, argument] = location.hash.split("/");
+  const view = Object.hasOwn(VIEWS, name) ? name : "discover";
+  const { place, load } = VIEWS[view];
   body.dataset.view = view;
   body.dataset[place] = view;
   for (const back of document.querySelectorAll(".back")) back.href = `#/${body.dataset.list}`;
   document.querySelectorAll("a[href^='#/']").forEach(markCurrent);
-  await attempt(() => load(argument));
-  entitle();
+  await attempt(() => load?.(argument));
+  updateTitle();
 }
 
-/** Name the tab after what is shown now, whatever was waited for. */
-function entitle() {
+/** Name the tab after the current view, which may have changed while another one loaded. */
+function updateTitle() {
   document.title = `${heading(body.dataset.view).textContent} · 校园房间`;
 }
 
@@ -46,61 +46,59 @@ function isVisible(view) {
   return byId(view).getClientRects().length > 0;
 }
 
-/** Bring whatever is visible up to date. */
 async function refresh() {
   const visible = Object.keys(VIEWS).filter(isVisible);
-  await Promise.all(visible.map((view) => VIEWS[view][2]?.()));
-  entitle();
+  await Promise.all(visible.map((view) => VIEWS[view].refresh?.()));
+  updateTitle();
 }
 
-/** Show everything as seen by whom one is now. */
-function seeAsMyself() {
-  me.showWho();
-  for (const view of ["mine", "me"]) if (isVisible(view)) attempt(VIEWS[view][0]);
-  renew();
+function changeUser() {
+  me.showUser();
+  for (const view of ["mine", "me"]) if (isVisible(view)) attempt(VIEWS[view].load);
+  reload();
 }
 
-async function begin() {
+async function start() {
   await route();
   if (body.dataset.view !== "discover") await lists.discover();
   if (body.dataset.view === "login") return;
-  if (!me.whoami()) me.askWho();
-  follow(refresh);
+  if (!me.myOpenid()) me.askOpenid();
+  startPolling(refresh);
 }
 
-/** A service that wants to know who calls cannot be used from here: say how it can be. */
+/** Where identities are verified this page cannot log in: show how the mini-program does. */
 function showLogin() {
   closeDialogs();
   body.dataset.view = "login";
-  entitle();
+  updateTitle();
 }
 
 function closeDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
 }
 
-/** Tell that what is shown cannot be followed, until it can. */
-function tellTrouble({ automatic, failure }) {
-  if (failure && !(automatic && failure.passing)) return;
-  const trouble = failure ? `${failure.message}（正在重试…）` : "";
-  const place = byId("trouble");
-  if (place.textContent !== trouble) place.textContent = trouble; // or it would be read out again
+/** Show while polling fails, until it works again. */
+function showConnection({ isAutomatic, failure }) {
+  if (failure && !(isAutomatic && failure.isTemporary)) return;
+  const text = failure ? `${failure.message}（正在重试…）` : "";
+  const note = byId("connection-note");
+  if (note.textContent !== text) note.textContent = text; // a screen reader reads it only once
 }
 
-onAnswer(requests.note);
+onAnswer(requests.add);
 onAnswer((exchange) => {
   if (exchange.failure?.error === "login_required") showLogin();
-  else tellTrouble(exchange);
+  else showConnection(exchange);
 });
 addEventListener("hashchange", () => {
-  closeDialogs(); // they ask about what was shown
+  closeDialogs(); // their questions are about the previous view
   route();
   heading(body.dataset.view).focus({ preventScroll: true });
 });
-matchMedia("(min-width: 800px)").addEventListener("change", renew);
+matchMedia("(min-width: 800px)").addEventListener("change", reload);
 byId("clear").addEventListener("click", requests.clear);
 room.start();
 lists.start();
-me.start(seeAsMyself);
-me.showWho();
-begin();
+me.start(changeUser);
+me.showUser();
+start();

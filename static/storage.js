@@ -1,21 +1,20 @@
-/** Remembers for this tab or for all; where the browser keeps nothing, as long as the page lasts. */
+/** Keeps values in sessionStorage or localStorage, or in memory where the browser blocks both. */
 
-const here = {};
+const memory = {};
 
-/** What is remembered in sessionStorage or localStorage; undefined if there is nothing. */
 export function recall(storage, name) {
   try {
     return JSON.parse(window[storage].getItem(name)) ?? undefined;
   } catch {
-    return here[name];
+    return memory[name];
   }
 }
 
 export function remember(storage, name, value) {
-  here[name] = value;
+  memory[name] = value;
   try {
     window[storage].setItem(name, JSON.stringify(value));
   } catch {
-    // Whoever blocks what sites keep can use the page all the same.
+    // Blocked, or full.
   }
 }
