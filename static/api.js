@@ -31,12 +31,14 @@ export async function call(url, fields, { isAutomatic = false } = {}) {
 
 async function send({ method, url, fields }) {
   let status = 0;
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), TIMEOUT);
   try {
     const response = await fetch(url, {
       method,
       headers: fields && { "Content-Type": "application/json" },
       body: fields && JSON.stringify(fields),
-      signal: AbortSignal.timeout(TIMEOUT),
+      signal: controller.signal,
     });
     status = response.status;
     const answer = await response.json();

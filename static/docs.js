@@ -5,23 +5,29 @@ import { make } from "./dom.js";
 const content = document.querySelector("main");
 const contents = document.querySelector("nav");
 
-const api = await fetchDocument();
-const { schemas, responses, securitySchemes } = api.components;
-const objects = Object.keys(schemas).filter((name) => schemas[name].properties);
-const operations = Object.entries(api.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => ({ ...operation, method, path })),
-);
+let api, schemas, responses, securitySchemes, objects; // of openapi.json
 
-content.replaceChildren();
-document.querySelector("#about").append(textBlock(api.info.description));
-for (const { name } of api.tags) {
-  const chapter = operations.filter(({ tags }) => tags.includes(name));
-  const links = chapter.map(({ operationId, summary }) => [operationId, summary]);
-  addChapter(name, links, chapter.map(endpointArticle));
+start();
+
+async function start() {
+  api = await fetchDocument();
+  ({ schemas, responses, securitySchemes } = api.components);
+  objects = Object.keys(schemas).filter((name) => schemas[name].properties);
+  const operations = Object.entries(api.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({ ...operation, method, path })),
+  );
+
+  content.replaceChildren();
+  document.querySelector("#about").append(textBlock(api.info.description));
+  for (const { name } of api.tags) {
+    const chapter = operations.filter(({ tags }) => tags.includes(name));
+    const links = chapter.map(({ operationId, summary }) => [operationId, summary]);
+    addChapter(name, links, chapter.map(endpointArticle));
+  }
+  addChapter("对象", objects.map((name) => [name, name]), objects.map(objectArticle));
+  addChapter("错误", [["errors", "全部错误"]], [errorsArticle()]);
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }
-addChapter("对象", objects.map((name) => [name, name]), objects.map(objectArticle));
-addChapter("错误", [["errors", "全部错误"]], [errorsArticle()]);
-if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
 async function fetchDocument() {
   try {

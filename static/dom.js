@@ -94,13 +94,31 @@ export async function attempt(action) {
 /** Ask before an action that cannot be undone. */
 export function askConfirmation(question, action) {
   const dialog = byId("confirmation");
-  dialog.returnValue = "";
   byId("confirmation-question").textContent = question;
   byId("confirmation-yes").textContent = action;
-  dialog.showModal();
+  openDialog(dialog);
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    byId("confirmation-no").onclick = () => closeDialog(dialog);
+    byId("confirmation-yes").onclick = () => {
+      resolve(true);
+      closeDialog(dialog);
+    };
+    dialog.addEventListener("close", () => resolve(false), { once: true });
   });
+}
+
+/** Show a dialog above the page. iOS before 15.4 has no showModal: its style puts it there. */
+export function openDialog(dialog) {
+  if (dialog.hasAttribute("open")) return;
+  if (dialog.showModal) dialog.showModal();
+  else dialog.setAttribute("open", "");
+}
+
+export function closeDialog(dialog) {
+  if (!dialog.hasAttribute("open")) return;
+  if (dialog.close) return dialog.close();
+  dialog.removeAttribute("open");
+  dialog.dispatchEvent(new Event("close"));
 }
 
 /** Run an action when a form is submitted, one at a time, and show its failure in the form. */

@@ -159,9 +159,13 @@ export function discover() {
 function searchQuery(key) {
   return {
     url: "/search",
-    fields: { key },
+    fields: { key: searchKey(key) },
     emptyNote: () => emptyNote("没有找到房间，换个词或房间号试试"),
   };
+}
+
+function searchKey(text) {
+  return text.replace(/^(?:房间号)?\s*[#＃]?\s*([0-9０-９]+)\s*号?$/, "$1");
 }
 
 function sectionQuery(section) {

@@ -5,11 +5,13 @@ import { pollNow } from "./clock.js";
 import {
   avatar,
   byId,
+  closeDialog,
   failureNote,
   fill,
   loadingNote,
   make,
   onSubmit,
+  openDialog,
   showToast,
   userText,
 } from "./dom.js";
@@ -31,7 +33,7 @@ export function askOpenid() {
   const dialog = byId("openid-dialog");
   fill(byId("recent-openids"), recentOpenids(), (openid) => openid, drawRecent);
   byId("openid-problem").textContent = "";
-  if (!dialog.open) dialog.showModal();
+  openDialog(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(myOpenid()), { once: true });
   });
@@ -41,7 +43,7 @@ function drawRecent(openid, li) {
   const button = make("button", { type: "button", className: "chip" }, userText(openid));
   button.addEventListener("click", () => {
     byId("openid").value = openid;
-    byId("openid-form").requestSubmit();
+    byId("openid-form").querySelector(".primary").click();
   });
   li.append(button);
 }
@@ -56,10 +58,10 @@ export function start(onUserChange) {
     remember("sessionStorage", "openid", openid);
     const others = recentOpenids().filter((each) => each !== openid);
     remember("localStorage", "openids", [openid, ...others].slice(0, RECENT_AT_MOST));
-    byId("openid-dialog").close();
+    closeDialog(byId("openid-dialog"));
     onUserChange();
   });
-  byId("openid-later").addEventListener("click", () => byId("openid-dialog").close());
+  byId("openid-later").addEventListener("click", () => closeDialog(byId("openid-dialog")));
   for (const button of document.querySelectorAll(".ask-openid")) {
     button.addEventListener("click", askOpenid);
   }

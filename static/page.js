@@ -1,8 +1,10 @@
 /** The page as a whole: which view is shown, and when each is loaded. */
 
+// The oldest browsers that the page supports are iOS 14 and Chromium 87, in the webviews of WeChat.
+
 import { onAnswer } from "./api.js";
 import { reload, startPolling } from "./clock.js";
-import { attempt, byId, markCurrent } from "./dom.js";
+import { attempt, byId, closeDialog, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
 import * as requests from "./requests.js";
@@ -23,7 +25,7 @@ const VIEWS = {
 /** Show the view of the url, such as #/room/7. */
 async function route() {
   const [, name, argument] = location.hash.split("/");
-  const view = Object.hasOwn(VIEWS, name) ? name : "discover";
+  const view = Object.keys(VIEWS).includes(name) ? name : "discover";
   const { place, load } = VIEWS[view];
   body.dataset.view = view;
   body.dataset[place] = view;
@@ -74,7 +76,7 @@ function showLogin() {
 }
 
 function closeDialogs() {
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  document.querySelectorAll("dialog").forEach(closeDialog);
 }
 
 /** Show while polling fails, until it works again. */

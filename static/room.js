@@ -75,7 +75,8 @@ async function update(visit) {
 
 async function fetchNewer(visit) {
   for (let has_more = true; has_more && visit === current; ) {
-    const after = visit.messages.at(-1)?.message_id ?? 0;
+    const [newest] = visit.messages.slice(-1);
+    const after = newest?.message_id ?? 0;
     const fields = { room_id: visit.room_id, after, limit: NEWER_PAGE };
     const page = await call("/room/get_message", fields, { isAutomatic: true });
     if (visit === current) append(page.messages);
@@ -276,7 +277,7 @@ export function start() {
     if (event.key !== "Enter" || event.shiftKey || isComposing) return;
     if (!matchMedia("(pointer: fine)").matches) return; // on a phone Enter is a line break
     event.preventDefault();
-    event.target.form.requestSubmit();
+    event.target.form.querySelector(".primary").click();
   });
   onSubmit(byId("new-form"), async ({ name, section, description }) => {
     const openid = await requireOpenid();

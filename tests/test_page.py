@@ -33,6 +33,7 @@ CHROMIUM_OPTIONS = [
 PHONE = {"width": 390, "height": 844}
 LAPTOP = {"width": 1280, "height": 800}
 POLL = 3_000  # milliseconds
+TIMEOUT = 15_000  # milliseconds
 NEEDS = "needs Chromium, and the packages of tests/requirements.txt"
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -247,12 +248,16 @@ def assert_polls_only_time(page):
 @contextmanager
 def hold(page, url):
     """Hold back the page's requests to a url."""
-    waiting = []
-    page.route(url, lambda route: waiting.append(route))
+    waiting, is_over = [], False
+
+    def hold_route(route):
+        route.continue_() if is_over else waiting.append(route)
+
+    page.route(url, hold_route)
     yield
+    is_over = True
     for route in waiting:
         route.continue_()
-    page.unroute(url)
 
 
 def add_room(server, name, owner):
@@ -381,6 +386,47 @@ def test_the_page_works_where_the_browser_blocks_storage(visit, expect, server):
 
 
 @pytest.mark.slow
+def test_the_page_works_in_the_oldest_browsers(visit, expect, server):
+    page = visit()
+    page.context.add_init_script(
+        """delete AbortSignal.timeout;
+        delete Array.prototype.at;
+        delete Array.prototype.findLast;
+        delete HTMLDialogElement.prototype.close;
+        delete HTMLDialogElement.prototype.open;
+        delete HTMLDialogElement.prototype.showModal;
+        delete HTMLFormElement.prototype.requestSubmit;
+        delete Object.hasOwn;
+        delete window.structuredClone;"""
+    )
+    page.reload()
+    choose_openid(page, "ming")
+    page.get_by_role("link", name="创建房间").click()
+    page.get_by_label("房间名").fill("棋")
+    page.get_by_role("combobox", name="分区", exact=True).fill("棋类")
+    page.get_by_role("button", name="创建", exact=True).click()
+    say(page, "走")
+    expect(bubbles(page)).to_have_text("走")
+    page.get_by_role("textbox", name="留言").fill("再走")
+    page.get_by_role("textbox", name="留言").press("Enter")
+    expect(bubbles(page)).to_have_text(["走", "再走"])
+    page.get_by_role("searchbox").fill("棋")
+    expect(page.get_by_role("heading", name="棋 的搜索结果")).to_be_visible()
+    expect(rooms(page)).to_have_count(1)
+
+    page.get_by_role("navigation").get_by_role("link", name="我的").click()
+    page.get_by_role("button", name="换一个人").click()
+    page.get_by_role("dialog").get_by_role("button", name="ming", exact=True).click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.locator("#about > summary").click()
+    for answer in ("取消", "关闭房间"):
+        page.locator("#about").get_by_role("button", name="关闭房间").click()
+        page.get_by_role("alertdialog").get_by_role("button", name=answer).click()
+        expect(page.get_by_role("alertdialog")).to_be_hidden()
+    expect(page.locator("#owned-rooms")).to_contain_text("你还没有发起过房间")
+
+
+@pytest.mark.slow
 def test_markup_is_shown_as_text(enter, expect, server):
     openid = MARKUP.replace(" ", "/")
     room = {"name": MARKUP[:60], "section": MARKUP[:30], "description": MARKUP}
@@ -398,7 +444,7 @@ def test_markup_is_shown_as_text(enter, expect, server):
     page.get_by_role("searchbox").fill(MARKUP)
     expect(page.locator("#discover-rooms-title")).to_contain_text(MARKUP)
     expect(page.locator("#user-exchanges pre")).to_have_count(0)
-    page.locator("#user-exchanges").get_by_text("/search").click()
+    page.locator("#user-exchanges").get_by_text("/search").first.click()
     expect(page.locator("#user-exchanges pre").last).to_contain_text("script")
     assert page.locator("img, script:not([src])").count() == 0
 
@@ -579,6 +625,40 @@ def test_search_runs_when_typing_pauses_and_a_late_answer_is_dropped(enter, expe
     expect(page.locator("#user-exchanges").get_by_text("/search")).to_have_count(2)
     expect(rooms(page)).to_have_count(1)
     expect(page.locator("#discover-rooms-title")).to_contain_text("羽毛球")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["2", "#2", "＃2", "2号", "2 号", "房间号 2"])
+def test_search_finds_a_room_by_its_number_as_the_page_shows_it(enter, expect, server, key):
+    for _ in range(2):
+        server.open_room()
+    page = enter("hong")
+    with page.expect_request("**/search") as request:
+        page.get_by_role("searchbox").fill(key)
+    assert request.value.post_data_json["key"] == "2"
+    expect(page.locator("#discover-rooms-title")).to_have_text(f"{key} 的搜索结果")
+    expect(rooms(page).locator(".number")).to_have_text(["#2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["#", "2号楼", "2 2", "房间号"])
+def test_any_other_key_is_sent_as_it_is(enter, server, key):
+    page = enter("hong")
+    with page.expect_request("**/search") as request:
+        page.get_by_role("searchbox").fill(key)
+    assert request.value.post_data_json["key"] == key
+
+
+@pytest.mark.slow
+def test_an_answer_that_does_not_come_is_given_up(enter, expect, server):
+    page = enter("ming")
+    page.route("**/room/section", lambda route: None)
+    with page.expect_request("**/room/section"):
+        page.get_by_role("button", name="游戏").click()
+    page.clock.fast_forward(TIMEOUT - POLL)
+    expect(page.locator("#discover-rooms")).to_contain_text("正在加载")
+    pass_time(page)
+    expect(page.locator("#discover-rooms")).to_contain_text("连不上服务器")
 
 
 @pytest.mark.slow
