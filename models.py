@@ -4,12 +4,14 @@ import json
 import secrets
 import time
 import unicodedata
+from functools import partial
 from hashlib import sha256
 
 from peewee import (
     EXCLUDED,
     SQL,
     BigIntegerField,
+    BooleanField,
     Check,
     CompositeKey,
     ForeignKeyField,
@@ -25,7 +27,8 @@ from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 from service import database as file
 from service.database import Refused, database, prepared
 
-# Lengths are in characters (Unicode code points).
+# Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
+# takes a new SCHEMA_VERSION.
 OPENID_AT_MOST = 64
 SEX_AT_MOST = 16
 PREFERENCE_AT_MOST = 30
@@ -35,6 +38,10 @@ SECTION_AT_MOST = 30
 DESCRIPTION_AT_MOST = 1000
 MESSAGE_AT_MOST = 2000
 MEMBERS_AT_MOST = 500
+KEY_AT_MOST = 60
+CODE_AT_MOST = 128  # WeChat's have 32
+LIMIT_AT_MOST = 500  # rows on a page
+PAGE_AT_MOST = 1024 * 1024  # bytes
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 SCHEMA_VERSION = 4
@@ -64,7 +71,7 @@ WITHOUT_INVISIBLE = dict.fromkeys(map(ord, characters(INVISIBLE)))
 
 
 def open_database(path):
-    """Open the file at `path` with these tables; SetupError when that cannot be."""
+    """Open the file at `path` with these tables; see service.database.open_database."""
     file.open_database(path, SCHEMA_VERSION, create_tables, upgrade_tables)
 
 
@@ -114,6 +121,29 @@ class Anyone(Caller):
 # The tables
 
 
+def prepared_page(build, newest_last=False):
+    """Prepare a finder of many: it returns one row, the page as JSON and whether there are more."""
+    find = prepared(build)
+
+    def find_page(*values):
+        return [shorten(array, has_more, newest_last) for array, has_more in find(*values)]
+
+    return staticmethod(find_page)
+
+
+def shorten(array, has_more, newest_last):
+    """End a page at PAGE_AT_MOST, as if no more had been asked for."""
+    content = array.encode()
+    if len(content) <= PAGE_AT_MOST:
+        return array, has_more
+    between = b'},{"'  # two objects; inside a text JSON writes the quotation mark as \\"
+    if newest_last:
+        start = content.find(between, len(content) - PAGE_AT_MOST)
+        return "[" + content[start + 2 :].decode(), True
+    end = content.rfind(between, 0, PAGE_AT_MOST)
+    return content[: end + 1].decode() + "]", True
+
+
 def now():
     """Milliseconds since 1970, as the machine's clock has it."""
     return time.time_ns() // 1_000_000
@@ -151,7 +181,11 @@ class Clock(Table):
     @classmethod
     def tick(cls):
         """Move on, also within one millisecond and when the machine's clock was set back."""
-        ((last_time,),) = cls.move(now())
+        return cls.tick_at(now())
+
+    @classmethod
+    def tick_at(cls, moment):
+        ((last_time,),) = cls.move(moment)
         return last_time
 
     @prepared
@@ -159,8 +193,8 @@ class Clock(Table):
         return Clock.select(rfc3339(Clock.last_time)).where(Clock.id == 1)
 
     @prepared
-    def move(now):
-        later = fn.max(now, Clock.last_time + 1)
+    def move(moment):
+        later = fn.max(moment, Clock.last_time + 1)
         return Clock.update(last_time=later).where(Clock.id == 1).returning(Clock.last_time)
 
 
@@ -224,27 +258,25 @@ class Room(Table):
     folded_name = TextField(index=True)
     folded_section = TextField(index=True)
 
-    # Finders of many return one row: the page as JSON, and whether there are more.
-
-    @prepared
+    @prepared_page
     def owned_by(openid, limit, before):
         return rooms_page(newest_rooms(before).where(Room.room_owner_id == openid), limit)
 
-    @prepared
+    @prepared_page
     def joined_by(openid, limit, before):
-        joined = Room.select().join(Member).where(Member.openid == openid, Member.room < before)
-        others = joined.where(Room.room_owner_id != openid)
-        return rooms_page(others.order_by(Member.room.desc()), limit)
+        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
+        joined = Room.select().join(Member).where(guest)
+        return rooms_page(joined.order_by(Member.room.desc()), limit)
 
-    @prepared
+    @prepared_page
     def in_section(folded_section, limit, before):
         return rooms_page(newest_rooms(before).where(Room.folded_section == folded_section), limit)
 
-    @prepared
+    @prepared_page
     def with_id(room_id, limit):
         return rooms_page(Room.select().where(Room.room_id == room_id), limit)
 
-    @prepared
+    @prepared_page
     def in_order(room_ids, limit):
         """The rooms of a JSON array of room_ids."""
         given = fn.json_each(room_ids).alias("given")
@@ -274,7 +306,7 @@ class Room(Table):
         )
         RoomIndex.add(room_id, name, section, description)
         room = cls(room_id=room_id, room_owner_id=room_owner_id)
-        room.admit(room_owner_id)
+        Member.insert_member(room_id, Clock.tick(), room_owner_id, True)
         return room
 
     def admit(self, openid):
@@ -284,7 +316,7 @@ class Room(Table):
         ((members,),) = Member.count(self.room_id)
         if members >= MEMBERS_AT_MOST:
             raise Refused("room_full")
-        Member.insert_member(self.room_id, Clock.tick(), openid)
+        Member.insert_member(self.room_id, Clock.tick(), openid, False)
 
     def remove(self, openid, caller):
         """Take openid out; what they said stays."""
@@ -310,9 +342,9 @@ class Room(Table):
         if not self.has_member(openid):
             raise Refused("not_member")
         sent = now()
-        message_id = Clock.tick()
-        ((shown_time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
-        return message_id, shown_time
+        message_id = Clock.tick_at(sent)
+        ((time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
+        return message_id, time
 
     def has_member(self, openid):
         return Member.exists(self.room_id, openid)
@@ -341,9 +373,10 @@ class Room(Table):
 class Member(Table):
     """Somebody in a room, the owner too; `joined` is the clock's tick at which they came."""
 
-    room = ForeignKeyField(Room, backref="members", on_delete="CASCADE", index=False)
+    room = ForeignKeyField(Room, on_delete="CASCADE", index=False)
     joined = BigIntegerField()
     openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
+    is_owner = BooleanField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         # Clustered by room in the order of joining: a page of rooms reads its members in a row.
@@ -376,12 +409,16 @@ class Member(Table):
         return Member.select(fn.count()).where(Member.room == room_id)
 
     @prepared
-    def insert_member(room_id, joined, openid):
-        return Member.insert(room=room_id, joined=joined, openid=openid)
+    def insert_member(room_id, joined, openid, is_owner):
+        return Member.insert(room=room_id, joined=joined, openid=openid, is_owner=is_owner)
 
     @prepared
     def delete_member(room_id, openid):
         return Member.delete().where(Member.room == room_id, Member.openid == openid)
+
+
+# Whoever owns thousands of rooms finds the few that they joined.
+Member.add_index(Member.openid, Member.room, where=~Member.is_owner, name="member_guest")
 
 
 class Message(Table):
@@ -391,7 +428,7 @@ class Message(Table):
     showed, which may have been wrong for a while.
     """
 
-    room = ForeignKeyField(Room, backref="messages", on_delete="CASCADE", index=False)
+    room = ForeignKeyField(Room, on_delete="CASCADE", index=False)
     message_id = BigIntegerField()
     openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
     message = TextField(constraints=[length("message", 1, MESSAGE_AT_MOST)])
@@ -414,12 +451,12 @@ class Message(Table):
             raise Refused("not_member")
         return page
 
-    @prepared
+    @partial(prepared_page, newest_last=True)
     def select_older(room_id, limit, before):
         older = Message.select().where(Message.room == room_id, Message.message_id < before)
         return messages_page(room_id, older.order_by(Message.message_id.desc()), limit)
 
-    @prepared
+    @prepared_page
     def select_newer(room_id, limit, after):
         newer = Message.select().where(Message.room == room_id, Message.message_id > after)
         return messages_page(room_id, newer.order_by(Message.message_id), limit)
@@ -435,8 +472,8 @@ class Message(Table):
 class Token(Table):
     """openid has logged in, until `expires`, in milliseconds since 1970.
 
-    Of the token only its SHA-256 is kept. Looking that up takes a time that tells nothing of the
-    token: who guesses cannot choose how much of it a guess has in common with another.
+    Only the token's SHA-256 is stored, so the time of a lookup tells an attacker nothing about the
+    token.
     """
 
     digest = TextField(primary_key=True)
@@ -448,29 +485,34 @@ class Token(Table):
 
     @classmethod
     def issue(cls, openid):
-        """A new token for openid, 32 random bytes as text; expired ones are deleted."""
+        """A new token for openid, 32 random bytes as text; two that are invalid are deleted."""
         token = secrets.token_urlsafe(32)
-        cls.delete_expired(now())
-        cls.insert_token(digest(token), openid, now() + TOKEN_SECONDS * 1000)
+        expires = now() + TOKEN_SECONDS * 1000
+        cls.delete_invalid(now(), expires)
+        cls.insert_token(digest(token), openid, expires)
         return token
 
     @classmethod
     def openid_of(cls, token):
-        for (openid,) in cls.select_openid(digest(token), now()):
+        for (openid,) in cls.select_openid(digest(token), now(), now() + TOKEN_SECONDS * 1000):
             return openid
         raise Refused("login_required")
 
     @prepared
-    def select_openid(digest, now):
-        return Token.select(Token.openid).where(Token.digest == digest, Token.expires > now)
+    def select_openid(digest, now, latest):
+        valid = (Token.expires > now) & (Token.expires <= latest)
+        return Token.select(Token.openid).where(Token.digest == digest, valid)
 
     @prepared
     def insert_token(digest, openid, expires):
         return Token.insert(digest=digest, openid=openid, expires=expires)
 
     @prepared
-    def delete_expired(now):
-        return Token.delete().where(Token.expires <= now)
+    def delete_invalid(now, latest):
+        """Delete no more than two, or one login under a wrong clock would end everybody's."""
+        invalid = (Token.expires <= now) | (Token.expires > latest)
+        two = Token.select(Token.digest).where(invalid).limit(2)
+        return Token.delete().where(Token.digest.in_(two))
 
 
 def digest(token):
@@ -514,11 +556,10 @@ class RoomIndex(FTS5Model):
         return RoomIndex.delete().where(RoomIndex.rowid == rowid)
 
 
-# Trigrams find three characters or more, so each character is written between two separators: with
-# them one character makes a trigram, and a text occurs in another as it did before. Names are
-# written a second time, with a separator of their own that tells them from the other texts. No
-# folded text has a line break or a tab, nor the full-width signs, which stand for what LIKE would
-# take for wild cards.
+# A trigram has three characters, and a key may have one. So a separator stands before and after
+# each character, as in ⇥开⇥黑⇥, and LIKE '%⇥黑⇥%' finds it by a trigram. Names are written twice,
+# with a separator for all texts and one for names alone. No folded text has a tab or a line break,
+# nor the full-width signs, which stand for the wild cards of LIKE.
 IN_NAME, IN_TEXT = "\n", "\t"
 
 
@@ -532,6 +573,7 @@ def indexed_text(*folded):
 
 
 def like_pattern(folded, separator):
+    """A single character with both its separators; two or more make trigrams without the outer."""
     return f"%{separate(folded, separator).center(3, separator)}%"
 
 
@@ -588,8 +630,8 @@ def messages_page(room_id, messages, limit):
 def json_array(rows, **fields):
     """One JSON array of objects, made by SQLite.
 
-    The sqlite3 module gives up the interpreter at every row that it fetches, and gets it back late
-    while other threads are busy.
+    The sqlite3 module releases the interpreter for every row that it fetches. While other threads
+    are busy, it then waits for each row.
     """
     names_and_values = [part for field in fields.items() for part in field]
     return Select([rows], [fn.json_group_array(fn.json_object(*names_and_values))])
@@ -637,8 +679,13 @@ def upgrade_tables(version):
         run("DROP TABLE room_index")
     if version < 3:
         database.create_tables([Token])
+    run('ALTER TABLE member ADD COLUMN "is_owner" INTEGER NOT NULL DEFAULT 0')
+    run(
+        "UPDATE member SET is_owner = 1 "
+        "WHERE openid = (SELECT room_owner_id FROM room WHERE room.room_id = member.room_id)"
+    )
     run("ALTER TABLE message RENAME TO old_message")
-    database.create_tables([Message])
+    database.create_tables([Member, Message])
     RoomIndex.create()
     columns = "room_id, message_id, openid, message, message_id"
     run(f"INSERT INTO message SELECT {columns} FROM old_message")

@@ -33,10 +33,7 @@ from service.serving import announce, listen, log_requests, serve, start_server
 __version__ = "2.0.0"
 
 BODY_AT_MOST = 64 * 1024  # bytes
-LIMIT_AT_MOST = 500  # rows on a page
 LIMIT_BY_DEFAULT = 100
-KEY_AT_MOST = 60
-CODE_AT_MOST = 128  # WeChat's have 32
 
 DIGITS = re.compile("[0-9０-９]+")
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -49,7 +46,7 @@ app = Bottle()
 
 # 一、用户
 #
-# `waits` marks the endpoints that may have to wait, for the write lock or for WeChat.
+# `waits` marks the endpoints that may have to wait: for the write lock, WeChat or other searches.
 
 
 @app.post("/usr/complete", waits=True)
@@ -59,8 +56,9 @@ def complete():
     创建个人信息，再次提交就是修改；内容相同则什么都不变。
     """
     openid, sex, preference = read_fields("openid", "sex", "preference")
+    require_self(openid)
     with write_lock():
-        User.complete(require_self(openid), sex, preference)
+        User.complete(openid, sex, preference)
     return done()
 
 
@@ -129,8 +127,9 @@ def add():
     name, section, description, room_owner_id = read_fields(
         "name", "section", "description", "room_owner_id"
     )
+    require_self(room_owner_id)
     with write_lock():
-        room = Room.open(name, section, description, require_self(room_owner_id))
+        room = Room.open(name, section, description, room_owner_id)
     return done(room_id=room.room_id)
 
 
@@ -185,7 +184,7 @@ def send_message():
 # 三、其他
 
 
-@app.post("/search")
+@app.post("/search", waits=True)
 def search():
     """搜索房间
 
@@ -215,7 +214,7 @@ def login():
     """
     code = read_field("code", read_object())
     logins.count(request.environ.get("REMOTE_ADDR", ""))
-    openid = wechat.openid_of(code, *map(options.setting, options.WECHAT))
+    openid = wechat.openid_of(code, *options.wechat_settings())
     with write_lock():
         token = Token.issue(openid)
     exist = int(User.exists(openid))
@@ -232,9 +231,9 @@ logins = RateLimit(at_once=2000, per_second=2)
 @app.get("/", skip=True)  # neither the database nor a caller is needed
 @app.get("/static/<file:re:[a-z]+[.](?:css|js|svg)>", skip=True)
 def page(file="index.html"):
-    request.environ.pop("HTTP_RANGE", None)  # a part of a file is of no use to anybody
+    request.environ.pop("HTTP_RANGE", None)  # Bottle answers a bad range with a page of HTML
     kind = PAGE_TYPES[Path(file).suffix]  # the system's own table may differ, on Windows above all
-    # Bottle's ETag would lack its quotes; Last-Modified does as well.
+    # Bottle's ETag has no quotes; Last-Modified is enough.
     return static_file(file, STATIC, mimetype=kind, etag=False, headers=PAGE_HEADERS)
 
 
@@ -361,7 +360,7 @@ def find_url():
         raise HTTPError(404)
 
 
-@app.error(400)  # chunks that are none
+@app.error(400)  # a malformed chunked body
 @app.error(404)
 @app.error(405)
 @app.error(500)
@@ -400,7 +399,7 @@ def read_object():
 def read_body():
     if request.content_length > BODY_AT_MOST:
         raise Refused("too_large")
-    # Where the server has put chunks together, Bottle would look for them once more.
+    # If the server has already joined the chunks, Bottle must not parse them again.
     is_joined = request.environ.get("wsgi.input_terminated")
     body = request.environ["wsgi.input"] if is_joined else request.body
     content = body.read(BODY_AT_MOST + 1)
@@ -493,15 +492,15 @@ def search_key(value):
     """A line, or a number, which stands for its digits."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    return str(value) if type(value) in (int, float) else line(value, KEY_AT_MOST)
+    return str(value) if type(value) in (int, float) else line(value, models.KEY_AT_MOST)
 
 
 def page_limit(value):
     with suppress(ValueError):
         value = integer(value)
-        if value <= LIMIT_AT_MOST:
+        if value <= models.LIMIT_AT_MOST:
             return value
-    raise ValueError(f"应为 1–{LIMIT_AT_MOST} 的整数")
+    raise ValueError(f"应为 1–{models.LIMIT_AT_MOST} 的整数")
 
 
 def integer(value, at_least=1):
@@ -585,9 +584,9 @@ FIELDS = {
         message_text,
         f"1–{models.MESSAGE_AT_MOST} 个字，不能是空白，可以换行和用制表符；原样保存",
     ),
-    "key": Field("搜索内容", search_key, f"数字，或 1–{KEY_AT_MOST} 个字，首尾空白会去掉"),
+    "key": Field("搜索内容", search_key, f"数字，或 1–{models.KEY_AT_MOST} 个字，首尾空白会去掉"),
     "limit": Field(
-        "limit", page_limit, f"最多几条，1–{LIMIT_AT_MOST} 的整数，不填为 {LIMIT_BY_DEFAULT}"
+        "limit", page_limit, f"最多几条，1–{models.LIMIT_AT_MOST} 的整数，不填为 {LIMIT_BY_DEFAULT}"
     ),
     "before": Field("before", integer, "一个 room_id 或 message_id：比它旧的一页"),
     "after": Field(
@@ -597,10 +596,11 @@ FIELDS = {
     ),
     "code": Field(
         "code",
-        partial(word, at_most=CODE_AT_MOST),
-        f"wx.login 给的 1–{CODE_AT_MOST} 个字符，只能用一次",
+        partial(word, at_most=models.CODE_AT_MOST),
+        f"wx.login 给的 1–{models.CODE_AT_MOST} 个字符，只能用一次",
     ),
 }
+# What they stand for when they are missing, in every endpoint that has them.
 OPTIONAL = {"limit": LIMIT_BY_DEFAULT, "before": models.ID_AT_MOST, "after": None}
 
 

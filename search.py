@@ -3,13 +3,18 @@
 import json
 import re
 from functools import cache
+from threading import BoundedSemaphore
 
 from peewee import SQL
 
 from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, like_pattern
-from service.database import compiled, database
+from service.database import Refused, compiled, database, time_limit
 
 DIGITS = re.compile("[0-9０-９]+")
+SECONDS_AT_MOST = 1
+
+# Few at a time, so that those made to take long leave the machine to others.
+searches = BoundedSemaphore(4)
 
 
 def find(key, limit):
@@ -18,7 +23,13 @@ def find(key, limit):
         room_id = min(int(key), ID_AT_MOST)
         if Room.exists(room_id):
             return Room.with_id(room_id, limit)
-    return match(fold(key), limit)
+    if not searches.acquire(timeout=0.2):
+        raise Refused("database_busy")
+    try:
+        with time_limit(SECONDS_AT_MOST):
+            return match(fold(key), limit)
+    finally:
+        searches.release()
 
 
 def match(key, limit):
@@ -44,6 +55,7 @@ def matching(patterns, limit):
 
 @cache
 def like_query(patterns):
+    # Peewee writes LIKE as **, without the ESCAPE that would keep SQLite from using the index.
     like = (RoomIndex.text ** SQL("?") for _ in range(patterns))
     rooms = RoomIndex.select(RoomIndex.rowid * -1).where(*like)
     return compiled(rooms.order_by(RoomIndex.rowid).limit(SQL("?")))

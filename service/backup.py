@@ -37,8 +37,7 @@ def restore(path, file):
     with connection_to(file) as connection:
         copy(connection, new)
         try:
-            folder = open_folder(path)
-            with process_lock(folder, monotonic() + BUSY_SECONDS):
+            with process_lock(open_folder(path), monotonic() + BUSY_SECONDS):
                 fold_log(path)
                 give_to_owner(path, new)
                 put_aside(path, old)

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
+from weakref import WeakSet
 
 from peewee import SQL, DatabaseError, OperationalError, SqliteDatabase, ValueLiterals
 
@@ -19,6 +20,7 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
     fcntl = None
 
 BUSY_SECONDS = 5
+LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 RETRY_SECONDS = 0.0005
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 
@@ -41,26 +43,32 @@ class SetupError(Exception):
     """The service or a command cannot run as it is set up; the text says why in one line."""
 
 
+class Connection(sqlite3.Connection):
+    """One that a WeakSet can hold."""
+
+
 class Database(SqliteDatabase):
     """A connection for each thread, opened when the thread first asks."""
 
     def __init__(self):
         super().__init__(None, lock_type="IMMEDIATE")
-        self.connections = []  # of all threads, to be closed at the end
+        self.connections = WeakSet()  # of all threads, to be closed at the end
         self.folder = None  # the descriptor that carries the lock between processes
+        self.files = {}  # those in use, path: os.stat()
 
     def _connect(self):
-        # SQLite itself would make a missing file, and open a read-only one without a word.
+        # SQLite would create a missing file, and silently open a read-only one.
         if not os.access(self.database, os.W_OK):
             raise OperationalError(f"{self.database} is missing or cannot be written")
         connection = super()._connect()
-        self.connections.append(connection)
+        self.connections.add(connection)
         return connection
 
-    def rollback(self):
-        # SQLite has rolled back by itself when the disk is full.
-        if self.connection().in_transaction:
-            super().rollback()
+    def check_files(self):
+        """Raise OperationalError where others have been put in the place of the files in use."""
+        for path, used in self.files.items():
+            if not is_same(path, used):
+                raise OperationalError(f"{path} was moved or replaced: put it back, or restart")
 
 
 database = Database()
@@ -70,17 +78,25 @@ writers = threading.Lock()
 def open_database(path, version, create_tables, upgrade_tables):
     """Open the file at `path` for every thread; it is created or upgraded as needed.
 
-    Raises SetupError, and leaves the file as it is, when it cannot be opened or is not ours.
+    Raises SetupError, and leaves the file as it is, when it cannot be opened or is not ours; and
+    Refused when another program is writing it.
     """
     path = path.absolute()
     database.init(
         str(path),
         timeout=BUSY_SECONDS,
+        factory=Connection,
         check_same_thread=False,  # one thread closes the connections of all
         # The cache, in KiB, holds what a campus of a million rooms asks for at any one time.
-        pragmas={"synchronous": "full", "foreign_keys": "on", "cache_size": -16_000},
+        pragmas={
+            "synchronous": "full",
+            "foreign_keys": "on",
+            "cache_size": -8_000,
+            "journal_size_limit": LOG_AT_MOST,
+        },
     )
     try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         database.folder = open_folder(path)
         with file_lock():
             if not has_database(path, version):
@@ -91,8 +107,11 @@ def open_database(path, version, create_tables, upgrade_tables):
                     database.user_version = version
             if database.pragma("journal_mode", "wal") != "wal":
                 raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
+            if database.user_version > version:  # as the log has it, not yet the header
+                raise SetupError(f"{path} was made by a newer version of roomapp")
             if database.user_version < version:
                 upgrade(path, version, upgrade_tables)
+            database.files = {each: os.stat(each) for each in (str(path), f"{path}-wal")}
     except (SetupError, Refused):
         close_database()
         raise
@@ -102,7 +121,7 @@ def open_database(path, version, create_tables, upgrade_tables):
 
 
 def close_database():
-    """Close the connections of all threads, by which SQLite folds its log into the file.
+    """Close the connections of all threads, so that SQLite empties its log into the file.
 
     Where a writer is still waiting, the end of the process closes them.
     """
@@ -111,6 +130,7 @@ def close_database():
         for connection in database.connections:
             connection.close()
     database.connections.clear()
+    database.files = {}
     if database.folder is not None:
         os.close(database.folder)
         database.folder = None
@@ -123,13 +143,21 @@ def close_database():
 @contextmanager
 def write_lock():
     """Do what is inside as one change, or not at all. Readers never wait for it."""
-    with file_lock(), database.atomic():
-        yield
+    with file_lock():
+        database.check_files()
+        connection = database.connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:  # not when SQLite itself has rolled back: a full disk
+                connection.execute("ROLLBACK")
 
 
 @contextmanager
 def file_lock(seconds=None):
-    """Be the only writer, of this process and of all; Refused after BUSY_SECONDS."""
+    """Be the only writer of all processes; Refused after `seconds`, by default BUSY_SECONDS."""
     seconds = BUSY_SECONDS if seconds is None else seconds
     deadline = monotonic() + seconds
     if not writers.acquire(timeout=seconds):
@@ -170,24 +198,44 @@ def open_folder(path):
     return fcntl and os.open(path.parent, os.O_RDONLY)
 
 
+def is_same(path, used):
+    """Whether the file at a path is the one of this os.stat()."""
+    try:
+        return os.path.samestat(os.stat(path), used)
+    except FileNotFoundError:
+        return False
+
+
 def is_busy(error):
-    """Whether an error means that another program held the file for BUSY_SECONDS."""
+    """Whether an error means that another program held the file, or a search took too long."""
     error = error.__cause__ or error
     error = getattr(error, "orig", error)
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # Python 3.10 passes on SQLite's words alone
-        return str(error) == "database is locked"
-    return code & 0xFF == sqlite3.SQLITE_BUSY
+        return str(error) in ("database is locked", "interrupted")
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_INTERRUPT)
 
 
 # Reading
 
 
+@contextmanager
+def time_limit(seconds):
+    """Interrupt what takes longer inside; is_busy knows the error."""
+    deadline = monotonic() + seconds
+    connection = database.connection()
+    connection.set_progress_handler(lambda: monotonic() > deadline, 10_000)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
 def prepared(build):
     """Turn a function that builds a query into one that runs it and returns its rows.
 
-    The query is built once, with named parameters for the arguments: building takes Peewee some
-    100 µs, many times what SQLite takes to run it.
+    The query is built once, with placeholders for the arguments, so it must not depend on their
+    values: building takes Peewee some 100 µs, many times what SQLite takes to run it.
     """
     names = tuple(signature(build).parameters)
 
@@ -232,7 +280,7 @@ def upgrade(path, version, upgrade_tables):
     old = dated(path, f"version-{database.user_version}")
     log.warning("%s has an older schema and is upgraded, after a copy to %s", path, old)
     copy(database.connection(), old)
-    database.foreign_keys = 0  # or a table that is made anew would take along what refers to it
+    database.foreign_keys = 0  # or dropping a table would delete the rows that refer to it
     try:
         with database.atomic():
             upgrade_tables(database.user_version)
@@ -253,6 +301,7 @@ def copy(connection, file):
     if file.exists():
         raise FileExistsError(f"{file} exists already")
     unfinished = dated(file, "unfinished")
+    delete_unfinished(file.parent)
     try:
         unfinished.touch(0o600)
         connection.set_progress_handler(lambda: None, 10_000)  # lets Ctrl-C in
@@ -260,10 +309,18 @@ def copy(connection, file):
         with closing(sqlite3.connect(unfinished)) as finished:
             verify(finished)
         sync(unfinished)
-        os.link(unfinished, file)  # unlike a renaming, never goes over a file
+        os.link(unfinished, file)  # a rename would replace an existing file
     finally:
         unfinished.unlink(missing_ok=True)
     sync(file)
+
+
+def delete_unfinished(folder):
+    """Delete the copies at which a process was killed, an hour ago or longer."""
+    for label in ("unfinished", "restoring"):
+        for left in folder.glob(f"*.{label}-*Z"):
+            if left.stat().st_mtime < time() - 3600:
+                left.unlink()
 
 
 def verify(connection):
@@ -276,7 +333,7 @@ def verify(connection):
 
 
 def sync(file):
-    """Have the disk keep a file and its name."""
+    """Flush a file and its folder entry to disk."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
     if os.name != "nt":  # Windows opens no folders

@@ -2,13 +2,12 @@
 
 import json
 import sqlite3
-import sys
 from pathlib import Path
 
 from peewee import DatabaseError
 
 from models import Room, Token, User, open_database
-from service.database import SetupError, close_database, write_lock
+from service.database import Refused, SetupError, close_database, write_lock
 
 CAMPUS = Path(__file__).parent.parent / "data" / "demo.json"
 
@@ -23,11 +22,9 @@ def fill(path):
                 raise SetupError(f"{path} is not empty; the demo fills only an empty database")
             for user in campus["users"]:
                 User.complete(**user)
-            for number, room in enumerate(campus["rooms"], start=1):
+            for room in campus["rooms"]:
                 add_room(**room)
-                progress = f"{number} of {len(campus['rooms'])}"
-                print(f"{progress}: {room['section']} {room['name']}", file=sys.stderr)
-    except (DatabaseError, sqlite3.DatabaseError) as error:
+    except (Refused, DatabaseError, sqlite3.DatabaseError) as error:
         raise SetupError(f"cannot fill {path}: {error}") from None
     finally:
         close_database()

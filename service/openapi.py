@@ -6,18 +6,7 @@ Its texts are Chinese, for those who read it at /docs or in their tools.
 from inspect import getdoc
 from typing import Any, NamedTuple
 
-from models import (
-    DESCRIPTION_AT_MOST,
-    MEMBERS_AT_MOST,
-    MESSAGE_AT_MOST,
-    NAME_AT_MOST,
-    OPENID_AT_MOST,
-    PREFERENCE_AT_MOST,
-    PREFERENCES_AT_MOST,
-    SECTION_AT_MOST,
-    SEX_AT_MOST,
-    TOKEN_SECONDS,
-)
+import models
 
 # The examples tell the life of one room.
 ROOM = {
@@ -40,7 +29,7 @@ PAGE = ("limit", "before")
 LOGIN = {
     "openid": "ming",
     "token": "N5yJ0bWQ3nKcZ8u1Xo7rVtGf2hLsEaPd4mIiUwBqYjk",
-    "expires_in": TOKEN_SECONDS,
+    "expires_in": models.TOKEN_SECONDS,
     "exist": 1,
 }
 
@@ -169,22 +158,23 @@ TIME = {
 
 # What the fields of a request may be; what they mean is in the table of fields.
 SENT = {
-    "openid": word(OPENID_AT_MOST),
-    "sex": either({"type": "integer", "enum": [0, 1, 2]}, not_blank(SEX_AT_MOST)),
-    "preference": array(not_blank(PREFERENCE_AT_MOST), PREFERENCES_AT_MOST),
+    "openid": word(models.OPENID_AT_MOST),
+    "sex": either({"type": "integer", "enum": [0, 1, 2]}, not_blank(models.SEX_AT_MOST)),
+    "preference": array(not_blank(models.PREFERENCE_AT_MOST), models.PREFERENCES_AT_MOST),
     "room_id": POSITIVE,
-    "name": line(NAME_AT_MOST),
+    "name": line(models.NAME_AT_MOST),
     "section": either(
-        line(SECTION_AT_MOST), integer(1 - 10 ** (SECTION_AT_MOST - 1), 10**SECTION_AT_MOST - 1)
+        line(models.SECTION_AT_MOST),
+        integer(1 - 10 ** (models.SECTION_AT_MOST - 1), 10**models.SECTION_AT_MOST - 1),
     ),
-    "description": text(0, DESCRIPTION_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
-    "room_owner_id": word(OPENID_AT_MOST),
-    "message": not_blank(MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
-    "key": either(line(60), {"type": "number"}),
-    "limit": either(integer(1, 500), digits(LIMIT), NULL),
+    "description": text(0, models.DESCRIPTION_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
+    "room_owner_id": word(models.OPENID_AT_MOST),
+    "message": not_blank(models.MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
+    "key": either(line(models.KEY_AT_MOST), {"type": "number"}),
+    "limit": either(integer(1, models.LIMIT_AT_MOST), digits(LIMIT), NULL),
     "before": either(POSITIVE, NULL),
     "after": either(integer(0), digits("[0-9０-９]+"), NULL),
-    "code": word(128),
+    "code": word(models.CODE_AT_MOST),
 }
 # name: (what the field of an answer is, what it means)
 ANSWERED = {
@@ -192,22 +182,22 @@ ANSWERED = {
     "sex": (ref("schemas", "sex"), "性别，原样返回"),
     "preference": (ref("schemas", "preference"), "偏好，原样返回"),
     "room_id": (integer(1), "房间号"),
-    "name": (text(1, NAME_AT_MOST, f"^[^{CONTROLS}]*$"), "房间名"),
-    "section": (text(1, SECTION_AT_MOST, f"^[^{CONTROLS}]*$"), "分区名"),
+    "name": (text(1, models.NAME_AT_MOST, f"^[^{CONTROLS}]*$"), "房间名"),
+    "section": (text(1, models.SECTION_AT_MOST, f"^[^{CONTROLS}]*$"), "分区名"),
     "description": (ref("schemas", "description"), "房间描述"),
     "room_owner_id": (ref("schemas", "openid"), "房主的 openid"),
     "users_id": (
-        array(ref("schemas", "openid"), MEMBERS_AT_MOST, at_least=1),
-        "成员的 openid：房主在最前，其余按加入的先后",
+        array(ref("schemas", "openid"), models.MEMBERS_AT_MOST, at_least=1),
+        f"成员的 openid：房主在最前，其余按加入的先后，最多 {models.MEMBERS_AT_MOST} 个",
     ),
     "state": (FLAG, "0 未激活（只有房主一人），1 激活（有别人加入）"),
-    "rooms": (array(ref("schemas", "Room"), 500), "房间列表"),
+    "rooms": (array(ref("schemas", "Room"), models.LIMIT_AT_MOST), "房间列表"),
     "has_more": ({"type": "boolean"}, "在所要的方向上还有没有更多"),
     "openid": (ref("schemas", "openid"), "用户的 openid"),
     "message": (ref("schemas", "message"), "留言内容"),
     "time": (TIME, "发送的时间（UTC）"),
     "message_id": (integer(1), "只增不减的整数"),
-    "messages": (array(ref("schemas", "Message"), 500), "留言列表"),
+    "messages": (array(ref("schemas", "Message"), models.LIMIT_AT_MOST), "留言列表"),
     "last_time": (TIME, "最近一次变化的时间（UTC）"),
     "token": ({"type": "string"}, "之后的请求都带上它"),
     "expires_in": (integer(1), "多少秒后过期"),

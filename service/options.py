@@ -4,7 +4,7 @@ import ipaddress
 import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,15 +15,9 @@ from service.database import SetupError
 DATA = Path(__file__).parent.parent / "data"
 
 
-def port(text):
-    if not (text.isdecimal() and int(text) < 65536):
-        raise ArgumentTypeError(f"{text!r} is not a port number, 0 to 65535")
-    return int(text)
-
-
-def thread_count(text):
-    if not (text.isdecimal() and 1 <= int(text) <= 100):
-        raise ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
+def number(text, at_least, at_most):
+    if not (text.isdecimal() and at_least <= int(text) <= at_most):
+        raise ArgumentTypeError(f"{text!r} is not a number from {at_least} to {at_most}")
     return int(text)
 
 
@@ -53,17 +47,23 @@ class Option(NamedTuple):
     has_flag: bool = True
 
 
-# Others on the machine see the flags of a command, so secrets come from the environment alone; so
-# does what the installation settles.
+# Other users of the machine can see flags, so secrets come only from the environment. So does what
+# is set once for an installation.
 OPTIONS = {
     "host": Option(
         "127.0.0.1", str, "address to listen on; 0.0.0.0 is every address of this machine"
     ),
-    "port": Option("8080", port, "port to listen on; 0 takes a free one"),
+    "port": Option(
+        "8080", partial(number, at_least=0, at_most=65535), "port to listen on; 0 takes a free one"
+    ),
     "database": Option(
         str(DATA / "roomapp.db"), Path, "SQLite file that keeps the data, made when it is missing"
     ),
-    "threads": Option("4", thread_count, "how many requests that only read are answered at once"),
+    "threads": Option(
+        "4",
+        partial(number, at_least=1, at_most=100),
+        "how many requests that only read are answered at once",
+    ),
     "wechat_appid": Option(
         "", str, "AppID of the mini-program, to verify who calls by WeChat's login", has_flag=False
     ),
@@ -78,9 +78,6 @@ OPTIONS = {
         has_flag=False,
     ),
 }
-
-
-WECHAT = ("wechat_appid", "wechat_secret", "wechat_api")
 
 
 def variable(name):
@@ -101,9 +98,14 @@ def setting(name):
         raise SetupError(f"{variable(name)}: {problem}") from None
 
 
+def wechat_settings():
+    """AppID, AppSecret and the address of WeChat."""
+    return setting("wechat_appid"), setting("wechat_secret"), setting("wechat_api")
+
+
 def is_verified():
     """Whether callers are verified; SetupError when only half of that is configured."""
-    appid, secret, _ = map(setting, WECHAT)
+    appid, secret, _ = wechat_settings()
     if bool(appid) != bool(secret):
         raise SetupError("set both ROOMAPP_WECHAT_APPID and ROOMAPP_WECHAT_SECRET, or neither")
     return bool(appid)

@@ -9,20 +9,24 @@ import threading
 from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from waitress import create_server, wasyncore
+from waitress.buffers import OverflowableBuffer
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.task import ThreadedTaskDispatcher
 
 from service.database import SetupError
 
 STOP_WITHIN = 30  # seconds
-# Threads for the requests that may wait for the write lock or for WeChat.
-WAITING_THREADS = 32
-# What waitress reads of a request, in bytes: far more than the application takes, so that a
-# photograph sent by mistake has its answer too.
+# Threads for the requests that may wait: more than logins and searches may take together.
+WAITING_THREADS = 48
+CONNECTIONS_AT_MOST = 5000
+# What is read of a request, in bytes: far more than the application takes, so that a photograph
+# sent by mistake has its answer too.
 REQUEST_AT_MOST = 16 * 1024 * 1024
-REQUEST_IN_MEMORY = 64 * 1024  # what is larger waits for its refusal in a file
+BODY_KEPT = 64 * 1024  # and no more than a piece of the network's beyond
 
 log = logging.getLogger("roomapp")
 
@@ -51,30 +55,39 @@ def announce(listener, database, is_verified):
 
 def start_server(app, listener, threads, waiting_urls, trusted_proxy):
     """A waitress server, and an event that SIGTERM and Ctrl-C set from now on."""
-    logging.getLogger("waitress").setLevel(logging.WARNING)  # that a client left is no news,
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # nor that one waits for a thread
+    # Not when a client leaves, waits for a thread, or is one too many.
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    descriptors = raise_descriptor_limit()
+    waiting_threads = min(WAITING_THREADS, descriptors // 8)
+    # Each thread opens two files, and a third while it waits for WeChat.
+    files = 3 * (threads + waiting_threads) + 16
     server = create_server(
         app,
         map=wasyncore.socket_map,
         sockets=[listener],
-        _dispatcher=Dispatcher(threads, waiting_urls),
+        _dispatcher=Dispatcher(threads, waiting_threads, waiting_urls),
         trusted_proxy=trusted_proxy or None,
         trusted_proxy_headers=trusted_proxy and "x-forwarded-for x-forwarded-proto",
-        outbuf_high_watermark=sys.maxsize,  # so that no thread waits for a client
-        connection_limit=connection_limit(),
+        outbuf_high_watermark=sys.maxsize,  # so that no thread waits for a client,
+        outbuf_overflow=sys.maxsize,  # and no answer for a file
+        connection_limit=min(CONNECTIONS_AT_MOST, max(10, descriptors - files)),
         max_request_body_size=REQUEST_AT_MOST,
         max_request_header_size=32 * 1024,
-        inbuf_overflow=REQUEST_IN_MEMORY,
         log_socket_errors=False,  # phones come and go
     )
+    # A shorter answer leaves in one piece. With two, threads and loop would hold up each other.
+    server.adj.send_bytes = 18_000
+    server.channel_class = Channel
+    server.maintenance = partial(close_inactive, server)
     stopping = threading.Event()
 
     def stop(*_):
         stopping.set()
         server.pull_trigger()  # wakes the loop
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
     return server, stopping
 
 
@@ -86,6 +99,7 @@ def serve(server, stopping):
     turn = partial(wasyncore.loop, timeout=1, use_poll=True, count=1)
     while not stopping.is_set():
         turn()
+        make_room(server)
     deadline = monotonic() + STOP_WITHIN
     accept_last(server)
     while server.active_channels and monotonic() < deadline:
@@ -95,19 +109,61 @@ def serve(server, stopping):
     server.task_dispatcher.stop(deadline)
 
 
+class Channel(HTTPChannel):
+    """A connection whose next request waits until the answer before it is sent."""
+
+    is_waiting = False
+
+    def must_wait(self):
+        with self.outbuf_lock:
+            self.is_waiting = bool(self.total_outbufs_len)
+            return self.is_waiting
+
+    def handle_write(self):
+        if self.is_waiting:
+            self._flush_exception(self._flush_some)
+        super().handle_write()
+        if self.is_waiting and self.connected and not self.total_outbufs_len:
+            self.is_waiting = False
+            self.server.add_task(self)
+
+
+class RequestParser(HTTPRequestParser):
+    def parse_header(self, header_plus):
+        super().parse_header(header_plus)
+        if self.body_rcv:
+            self.body_rcv.buf = BodyBuffer(sys.maxsize)
+        # Whoever stands in front may have gone by the length, and take the rest for a request.
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            self.headers["CONNECTION"] = "close"
+
+
+class BodyBuffer(OverflowableBuffer):
+    """A body in memory, without what makes it too large."""
+
+    def append(self, content):
+        if len(self) <= BODY_KEPT:
+            super().append(content)
+
+
+Channel.parser_class = RequestParser
+
+
 class Dispatcher(ThreadedTaskDispatcher):
     """Requests that may wait have threads of their own, so that the others never do."""
 
-    def __init__(self, threads, waiting_urls):
+    def __init__(self, threads, waiting_threads, waiting_urls):
         super().__init__()
         self.set_thread_count(threads)
         self.waiting = ThreadedTaskDispatcher()
-        self.waiting.set_thread_count(WAITING_THREADS)
+        self.waiting.set_thread_count(waiting_threads)
         self.waiting_urls = waiting_urls
 
     def add_task(self, channel):
+        if channel.must_wait():
+            return
         path = getattr(channel.requests[0], "path", "")  # what is no HTTP request has none
-        if path.rstrip("/") in self.waiting_urls:
+        if "/" + unquote(path).strip("/") in self.waiting_urls:
             self.waiting.add_task(channel)
         else:
             super().add_task(channel)
@@ -120,6 +176,29 @@ class Dispatcher(ThreadedTaskDispatcher):
                 thread.join(max(0, deadline - monotonic()))
 
 
+def close_inactive(server, now):
+    """Close who has neither sent nor read for a while; waitress would wait until they read."""
+    for channel in idle_channels(server):
+        if channel.last_activity < now - server.adj.channel_timeout:
+            channel.handle_close()
+
+
+def make_room(server):
+    """At the limit of connections, close the one that was idle longest."""
+    if len(wasyncore.socket_map) >= server.adj.connection_limit:
+        longest = min(
+            idle_channels(server), key=lambda channel: channel.last_activity, default=None
+        )
+        if longest:
+            longest.handle_close()
+
+
+def idle_channels(server):
+    """Those for which no thread works."""
+    channels = list(server.active_channels.values())
+    return [channel for channel in channels if channel.is_waiting or not channel.requests]
+
+
 def accept_last(server):
     """Accept the connections that have reached this machine, and no more."""
     connections = -1
@@ -130,24 +209,27 @@ def accept_last(server):
 
 
 def end_of_input(channel):
-    """Let waitress find the end of input behind what was received, and so close when it is done."""
+    """Stop reading from a client: waitress closes the connection after its last answer.
+
+    On Linux, what has arrived already can still be read.
+    """
     with suppress(OSError):  # where the client has left
         channel.socket.shutdown(socket.SHUT_RD)
 
 
-def connection_limit():
-    """How many clients may stay connected, once the limit of open files is raised for them."""
+def raise_descriptor_limit():
+    """Raise this process's limit of open files, and return it."""
     try:
         import resource
     except ImportError:  # Windows, whose select() watches 512 sockets
-        return 400
+        return 512
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     descriptors = 10_240  # as many as macOS allows
     if hard != resource.RLIM_INFINITY:
         descriptors = min(descriptors, hard)
     if soft != resource.RLIM_INFINITY and soft < descriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
-    return descriptors // 2  # a large body takes a second one, for its temporary file
+    return descriptors
 
 
 def log_requests(app):

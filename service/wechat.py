@@ -7,7 +7,7 @@ import ssl
 from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import BoundedSemaphore, Thread
 from urllib.parse import urlencode, urlsplit
 
 from service.database import Refused
@@ -17,7 +17,18 @@ ANSWER_AT_MOST = 64 * 1024  # bytes
 # errcode: the code is unknown or expired, was used before, or its user is a risk to WeChat.
 LOGIN_FAILED = (40029, 40163, 40226)
 
+# errcode: what the operator has to do.
+ADVICE = {
+    "40013": "ROOMAPP_WECHAT_APPID is not the AppID of a mini-program",
+    "40125": "ROOMAPP_WECHAT_SECRET is not the AppSecret of this mini-program",
+    "40164": "add the address of this machine to the list in WeChat's console (IP 白名单)",
+}
+
 OPENID = re.compile("[A-Za-z0-9_-]{1,64}")
+
+# So many logins may wait for WeChat; while it does not answer, others are refused at once.
+WAITING_AT_MOST = 24
+asking = BoundedSemaphore(WAITING_AT_MOST)
 
 log = logging.getLogger("roomapp")
 
@@ -34,12 +45,18 @@ def openid_of(code, appid, secret, api):
         "js_code": code,
         "grant_type": "authorization_code",
     }
-    answer = ask(api, urlencode(query))
+    if not asking.acquire(blocking=False):
+        raise unavailable("too many wait for it already")
+    try:
+        answer = ask(api, urlencode(query))
+    finally:
+        asking.release()
     errcode = answer.get("errcode", 0)
     if errcode in LOGIN_FAILED:
         raise Refused("login_failed")
     if errcode != 0:
-        raise unavailable(f"it answered with errcode {errcode!r:.20}")
+        advice = ADVICE.get(str(errcode), "WeChat's documentation says what that is")
+        raise unavailable(f"it answered with errcode {errcode!r:.20}: {advice}")
     openid = answer.get("openid")
     if not (isinstance(openid, str) and OPENID.fullmatch(openid)):
         raise unavailable("it answered without an openid")

@@ -119,6 +119,6 @@ def start(tmp_path):
 
 @pytest.fixture
 def other_program(tmp_path):
-    """Another program that holds the database, so that every writer has to wait, until it ends."""
+    """Another program's connection to the database; a test locks it with BEGIN IMMEDIATE."""
     with closing(sqlite3.connect(tmp_path / "roomapp.db", isolation_level=None)) as other:
         yield other

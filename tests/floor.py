@@ -55,7 +55,7 @@ def page(rooms):
 OWNED = page("room WHERE room_owner_id = :openid AND room_id < :before ORDER BY room_id DESC")
 JOINED = page(
     "member AS mine JOIN room USING (room_id) WHERE mine.openid = :openid"
-    " AND mine.room_id < :before AND room_owner_id != :openid ORDER BY mine.room_id DESC"
+    " AND mine.room_id < :before AND NOT is_owner ORDER BY mine.room_id DESC"
 )
 IN_SECTION = page(
     "room WHERE folded_section = :section AND room_id < :before ORDER BY room_id DESC"
@@ -118,7 +118,8 @@ def roomlist2():
 def join():
     sent = sent_object()
     with write_transaction() as run:
-        run("INSERT INTO member VALUES (?, ?, ?)", (sent["room_id"], tick(run), sent["openid"]))
+        guest = sent["room_id"], tick(run), sent["openid"]
+        run("INSERT INTO member VALUES (?, ?, ?, 0)", guest)
     return done()
 
 
@@ -139,7 +140,7 @@ def add():
         room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid
         text = indexed_text(*folded)
         run("INSERT INTO room_index (rowid, text) VALUES (?, ?)", (-room_id, text))
-        run("INSERT INTO member VALUES (?, ?, ?)", (room_id, tick(run), owner))
+        run("INSERT INTO member VALUES (?, ?, ?, 1)", (room_id, tick(run), owner))
     return done(room_id=room_id)
 
 

@@ -101,7 +101,7 @@ def send(port, requests, amount):
 
 
 @contextmanager
-def served(command, core=None, **variables):
+def run_server(command, core=None, **variables):
     """A server process, its port, and the seconds from its start to its first answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

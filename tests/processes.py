@@ -70,7 +70,6 @@ class Server:
 def read_answer(connection):
     response = connection.getresponse()
     assert response.getheader("Content-Type") == "application/json"
-    connection.is_kept = response.getheader("Connection") != "close"
     return response.status, json.loads(response.read())
 
 
@@ -79,7 +78,7 @@ def servers(folder):
     """What starts servers on free ports, with a database in a folder, until the end."""
     with ExitStack() as started:
 
-        def start(*options, arguments=None, **variables):
+        def start(*options, arguments=None, preexec_fn=None, **variables):
             number = len(list(folder.glob("*.log")))
             log = folder / f"{number}.log"
             defaults = ["--port", 0, "--database", folder / "roomapp.db"]
@@ -90,6 +89,7 @@ def servers(folder):
                     env=environment(**variables),
                     stdout=subprocess.PIPE,
                     stderr=stderr,
+                    preexec_fn=preexec_fn,
                 )
             started.callback(process.stdout.close)
             started.callback(end, process)

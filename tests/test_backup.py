@@ -56,7 +56,7 @@ def fill(file, megabytes):
         connection.commit()
 
 
-def kept_beside(file):
+def replaced_file(file):
     (replaced,) = file.parent.glob(f"{file.name}.replaced-*Z")
     return replaced
 
@@ -129,7 +129,7 @@ def test_a_backup_never_goes_over_an_existing_file(file, tmp_path, place):
 
 def test_a_backup_that_fails_leaves_nothing(file, tmp_path):
     make_database(file)
-    overwritten(file)
+    overwrite(file)
     assert "malformed" in start_error("backup", tmp_path / "copy.db", "--database", file)
     assert list(tmp_path.iterdir()) == [file]
 
@@ -171,7 +171,7 @@ def test_a_restored_database_is_the_copy_and_the_old_one_is_kept(start, run, fil
     assert server.stop() == 0
     file.chmod(0o640)
     run("restore", tmp_path / "copy.db")
-    assert query(kept_beside(file), "SELECT room_id FROM room") == [room_id, newer]
+    assert query(replaced_file(file), "SELECT room_id FROM room") == [room_id, newer]
     assert file.stat().st_mode & 0o777 == 0o640
     server = start()
     assert [room["room_id"] for room in server.post("/search", key="一")["rooms"]] == [room_id]
@@ -207,7 +207,7 @@ def test_the_log_of_a_killed_server_stays_with_its_database(start, run, file, tm
     assert not Path(f"{file}-wal").exists()
     assert not Path(f"{file}-shm").exists()
     assert query(file, "SELECT room_id FROM room") == []
-    assert query(kept_beside(file), "SELECT room_id FROM room") == [room_id]
+    assert query(replaced_file(file), "SELECT room_id FROM room") == [room_id]
 
 
 def test_what_a_program_left_half_done_does_not_touch_the_restored_one(run, file, tmp_path):
@@ -308,27 +308,27 @@ def test_a_check_tells_how_the_database_is(start, run, file):
     assert ("several processes" in done.stderr) == (sqlite3.sqlite_version_info < (3, 51, 3))
 
 
-def truncated(file):
+def truncate(file):
     os.truncate(file, 10_000)
 
 
-def overwritten(file, start=4096 * 2):
+def overwrite(file, start=4096 * 2):
     with file.open("rb+") as opened:
         opened.seek(start)
         opened.write(os.urandom(4096 * 3))
 
 
 def overwritten_from_the_start(file):
-    overwritten(file, start=100)
+    overwrite(file, start=100)
 
 
-def orphaned(file):
+def add_orphan(file):
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO message VALUES (7, 1, 'ming', '嗨', 1)")
         connection.commit()
 
 
-@pytest.mark.parametrize("damage", [truncated, overwritten, overwritten_from_the_start, orphaned])
+@pytest.mark.parametrize("damage", [truncate, overwrite, overwritten_from_the_start, add_orphan])
 def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
     make_database(file)
     damage(file)
@@ -341,7 +341,7 @@ def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
 
 
 @pytest.fixture(params=[1, 2, 3])
-def older(request, file):
+def old_database(request, file):
     """A database as an older version made it, with a profile, a room and two messages."""
     script = Path(__file__).with_name(f"schema_{request.param}.sql")
     with closing(sqlite3.connect(file)) as connection:
@@ -359,9 +359,9 @@ def post(url, **fields):
     return TestApp(app).post_json(url, fields).json
 
 
-def test_an_older_database_answers_as_it_did(older):
-    message_ids = query(older, "SELECT message_id FROM message ORDER BY message_id")
-    open_database(older)
+def test_an_older_database_answers_as_it_did(old_database):
+    message_ids = query(old_database, "SELECT message_id FROM message ORDER BY message_id")
+    open_database(old_database)
     info = post("/usr/info", openid="ming")
     assert (info["sex"], info["preference"]) == ("男", ["羽毛球", "桌游"])
     (room,) = post("/search", key=2)["rooms"]
@@ -375,41 +375,55 @@ def test_an_older_database_answers_as_it_did(older):
 
 
 @pytest.mark.parametrize("key", ["lol 开黑", "黑", "OL", "今晚"])
-def test_rooms_of_an_older_database_are_found_by_their_text(older, key):
-    open_database(older)
+def test_rooms_of_an_older_database_are_found_by_their_text(old_database, key):
+    open_database(old_database)
     assert [room["room_id"] for room in post("/search", key=key)["rooms"]] == [2]
 
 
-def test_the_ids_of_an_older_database_are_not_used_again(older):
-    open_database(older)
+def test_the_ids_of_an_older_database_are_not_used_again(old_database):
+    open_database(old_database)
     post("/room/delete", room_id=2, openid="ming")
     room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
     assert post("/room/add", **room)["room_id"] == 3
 
 
-def test_an_upgraded_database_is_like_a_new_one_and_the_old_one_is_kept(older, tmp_path):
-    (version,) = query(older, "PRAGMA user_version")
-    before = objects(older)
-    open_database(older)
+def test_an_upgraded_database_is_like_a_new_one_and_the_old_one_is_kept(old_database, tmp_path):
+    (version,) = query(old_database, "PRAGMA user_version")
+    before = objects(old_database)
+    open_database(old_database)
     close_database()
     make_database(tmp_path / "new.db")
-    assert objects(older) == objects(tmp_path / "new.db")
-    assert query(older, "PRAGMA user_version") == [SCHEMA_VERSION]
+    assert objects(old_database) == objects(tmp_path / "new.db")
+    assert query(old_database, "PRAGMA user_version") == [SCHEMA_VERSION]
     (copy,) = tmp_path.glob(f"roomapp.db.version-{version}-*Z")
     assert objects(copy) == before
-    open_database(older)
+    open_database(old_database)
     assert len(list(tmp_path.glob("*version*"))) == 1, "one upgrade, one copy"
 
 
-def test_an_upgrade_that_fails_changes_nothing(older, monkeypatch):
+def test_an_upgrade_that_fails_changes_nothing(old_database, monkeypatch):
     def fail(version):
         database.execute_sql("DROP TABLE message")
         raise OperationalError("no more")
 
-    (version,) = query(older, "PRAGMA user_version")
+    (version,) = query(old_database, "PRAGMA user_version")
     monkeypatch.setattr(models, "upgrade_tables", fail)
     with pytest.raises(SetupError, match="no more"):
-        open_database(older)
-    assert query(older, "PRAGMA user_version") == [version]
-    assert query(older, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
-    assert not list(older.parent.glob("*version*")), "and leaves no copy"
+        open_database(old_database)
+    assert query(old_database, "PRAGMA user_version") == [version]
+    assert query(old_database, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
+    assert not list(old_database.parent.glob("*version*")), "and leaves no copy"
+
+
+def test_what_a_killed_backup_left_is_deleted_an_hour_later(run, file, tmp_path):
+    make_database(file)
+    moment = "20261125T000000.000000Z"
+    old = [tmp_path / f"copy.db.{label}-{moment}" for label in ("unfinished", "restoring")]
+    new = tmp_path / f"other.db.unfinished-{moment}"
+    for each in (*old, new):
+        each.write_bytes(b"SQLite")
+    for each in old:
+        os.utime(each, (0, 0))
+    run("backup", tmp_path / "copy.db")
+    assert not any(each.exists() for each in old)
+    assert new.exists(), "a backup may be at work there"

@@ -112,18 +112,18 @@ class Life:
 
     def check(self, server):
         """Compare with what the server has; what was pending may have been done."""
-        seen = self.seen(server)
-        if seen != (self.profile, self.rooms) and self.pending:
+        state = self.read_state(server)
+        if state != (self.profile, self.rooms) and self.pending:
             url, fields, changed = self.pending
             if url == "/room/add":
-                (room_id,) = seen[1].keys() - self.rooms.keys()
+                (room_id,) = state[1].keys() - self.rooms.keys()
                 self.rooms[room_id] = ([], [])
             else:
                 self.change(url, fields, changed)
-        assert seen == (self.profile, self.rooms)
+        assert state == (self.profile, self.rooms)
         self.pending = None
 
-    def find_room(self, server):
+    def read_state(self, server):
         info = server.post("/usr/info", openid=self.openid)
         rooms = {}
         for room in server.post("/usr/roomlist1", openid=self.openid, limit=500)["rooms"]:
@@ -223,7 +223,7 @@ class Disk:
                     content[offset : offset + len(piece)] = piece
         return bytes(content)
 
-    def torn(self, luck):
+    def keep_some_sectors(self, luck):
         """Keep each sector that was not synced by luck."""
 
         def pieces_kept(change):
@@ -319,7 +319,11 @@ def test_what_was_answered_survives_a_power_cut(tmp_path):
         elif ours:
             disk.sync(name_of_file)
         if answered and luck.random() < (0.2 if name == "sendto" else 0.02):
-            for pieces_kept in (lambda _: [], lambda change: [change], disk.torn(luck)):
+            for pieces_kept in (
+                lambda _: [],
+                lambda change: [change],
+                disk.keep_some_sectors(luck),
+            ):
                 cuts += 1
                 cut = tmp_path / f"cut{cuts}"
                 cut.mkdir()

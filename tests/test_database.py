@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from peewee import IntegrityError
@@ -60,6 +61,24 @@ def test_no_query_scans_a_table_or_sorts_rows(post, client, room, statements, ur
         assert scanned <= materialized | {"CONSTANT"}, (sql, plan)
         if not re.search(r"json_each|LIMIT :limit\) AS \S+ ORDER BY", sql):  # the rows of one page
             assert not any("TEMP B-TREE" in line for line in plan), (sql, plan)
+
+
+def test_the_log_is_short_again_after_a_reader_that_stayed_long(
+    tmp_path, monkeypatch, database_file, post, open_room
+):
+    monkeypatch.setattr(file, "LOG_AT_MOST", 100_000)
+    close_database()
+    open_database(database_file)
+    log = Path(f"{database_file}-wal")
+    with closing(sqlite3.connect(database_file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM clock").fetchone()
+        for _ in range(400):
+            open_room()
+        assert log.stat().st_size > 5_000_000
+    for _ in range(3):
+        open_room()
+    assert log.stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,9 @@ def test_clients_could_have_sent_all_of_it():
         assert roomapp.FIELDS[field].read(value) == value
 
 
-def test_it_tells_how_far_it_is_and_what_there_is_to_see(tmp_path):
+def test_it_shows_what_there_is_to_see(tmp_path):
     done = run_demo(tmp_path / "roomapp.db")
     rooms = len(CAMPUS["rooms"])
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
-        f"{number} of {rooms}" for number in range(1, rooms + 1)
-    ]
     assert str(tmp_path / "roomapp.db") in done.stdout
     assert f"{len(CAMPUS['users'])} users and {rooms} rooms" in done.stdout
 

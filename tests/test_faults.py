@@ -145,7 +145,11 @@ def test_who_reads_does_not_wait_while_another_program_holds_the_database(start,
     server = start("--threads", 2)
     room_id = server.open_room()
     other_program.execute("BEGIN IMMEDIATE")
-    waiting = [server.send("/usr/join", room_id=room_id, openid=f"g{n}") for n in range(8)]
+    urls = ["/usr/join", "//usr/join/", "/%75sr/join", "http://x//usr/join"]
+    waiting = [
+        server.send(url, room_id=room_id, openid=f"g{number}")
+        for number, url in enumerate(urls * 2)
+    ]
     for _ in range(10):
         assert server.request("GET", "/time")[0] == 200
         assert server.post("/room/section", section="二")["rooms"]
@@ -188,6 +192,25 @@ def test_a_file_that_goes_away_serves_again_when_it_is_back(start, tmp_path):
         each.rename(str(each).removesuffix(".away"))
     for _ in range(6):
         assert server.open_room()
+
+
+@pytest.mark.parametrize("ending", ["", "-wal"])
+def test_a_file_that_is_replaced_is_not_written(start, tmp_path, ending):
+    server = start()
+    room_id = server.open_room()
+    file = tmp_path / f"roomapp.db{ending}"
+    for replace in (lambda: None, lambda: shutil.copy(tmp_path / "away", file)):
+        file.rename(tmp_path / "away")
+        replace()
+        fields = json.dumps({"room_id": room_id, "openid": "hong"})
+        status, answer = server.request("POST", "/usr/join", fields)
+        assert (status, answer["error"]) == (500, "server_error")
+        (tmp_path / "away").replace(file)
+    assert f"{file} was moved or replaced" in server.log.read_text()
+    assert server.post("/usr/join", room_id=room_id, openid="hong") == {"response_code": 1}
+    server.stop()
+    server = start()
+    assert server.post("/search", key=room_id)["rooms"][0]["users_id"] == ["ming", "hong"]
 
 
 def test_a_clock_that_is_wrong_for_a_while_spoils_no_later_time(start, tmp_path):

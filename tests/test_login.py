@@ -18,7 +18,7 @@ import models
 import roomapp
 from document import BODIES
 from processes import ONE_SHOT, PROJECT, read_answer, signals, start_error
-from service import limits, options, serving, wechat
+from service import limits, options, wechat
 from service.database import Refused
 from wechat_server import APPID, SECRET, SESSION_KEY, stand_in
 
@@ -53,12 +53,12 @@ def variables(wechat_server):
 
 
 @pytest.fixture
-def verified(configure, variables):
+def verified_mode(configure, variables):
     configure(**variables)
 
 
 @pytest.fixture
-def login(verified, post):
+def login(verified_mode, post):
     """Log in as somebody, and answer with the headers that their calls have from then on."""
 
     def login(openid):
@@ -93,7 +93,7 @@ def campus(login, send):
 # Logging in
 
 
-def test_a_login_answers_with_the_openid_and_a_token(post, verified, wechat_server):
+def test_a_login_answers_with_the_openid_and_a_token(post, verified_mode, wechat_server):
     answer = post("/usr/login", code="code-ming").json
     assert answer.pop("token").isascii()
     assert answer == {
@@ -135,7 +135,7 @@ def test_a_token_has_32_random_bytes(login):
 
 
 @pytest.mark.parametrize("code", [None, "", "a b", "x" * 129, "a\0", 1, ["code-ming"]])
-def test_a_code_is_a_word(post, verified, wechat_server, assert_refused, code):
+def test_a_code_is_a_word(post, verified_mode, wechat_server, assert_refused, code):
     assert_refused(post("/usr/login", code=code), 400, "invalid_field", field="code")
     assert_refused(post("/usr/login"), 400, "invalid_field", field="code")
     assert wechat_server.queries == []
@@ -170,7 +170,7 @@ def reply(content, status="200 OK"):
     ],
 )
 def test_what_wechat_says_becomes_an_error(
-    post, verified, wechat_server, dump, assert_refused, content, status, error
+    post, verified_mode, wechat_server, dump, assert_refused, content, status, error
 ):
     before = dump()
     wechat_server.reply = reply(content)
@@ -178,7 +178,7 @@ def test_what_wechat_says_becomes_an_error(
     assert dump() == before
 
 
-def test_an_errcode_of_0_is_success(post, verified, wechat_server):
+def test_an_errcode_of_0_is_success(post, verified_mode, wechat_server):
     wechat_server.reply = reply(b'{"errcode": 0, "errmsg": "ok", "openid": "ming"}')
     assert post("/usr/login", code="x").json["openid"] == "ming"
 
@@ -186,13 +186,13 @@ def test_an_errcode_of_0_is_success(post, verified, wechat_server):
 @pytest.mark.parametrize(
     "status", ["500 Oops", "302 Found\r\nLocation: /elsewhere", "403 Forbidden", "oops"]
 )
-def test_another_status_is_no_answer(post, verified, wechat_server, assert_refused, status):
+def test_another_status_is_no_answer(post, verified_mode, wechat_server, assert_refused, status):
     wechat_server.reply = reply(b'{"openid": "ming"}', status)
     assert_refused(post("/usr/login", code="code-ming"), 503, "wechat_unavailable")
     assert len(wechat_server.queries) == 1
 
 
-def test_where_nobody_answers_wechat_is_unavailable(post, verified, configure, assert_refused):
+def test_where_nobody_answers_wechat_is_unavailable(post, verified_mode, configure, assert_refused):
     with stand_in() as gone:
         api = gone.api
     configure(ROOMAPP_WECHAT_API=api)
@@ -200,21 +200,21 @@ def test_where_nobody_answers_wechat_is_unavailable(post, verified, configure, a
 
 
 @pytest.fixture
-def hasty(monkeypatch):
+def short_timeout(monkeypatch):
     """Not to wait for the five seconds."""
     assert wechat.ANSWER_WITHIN == 5
     monkeypatch.setattr(wechat, "ANSWER_WITHIN", 0.3)
 
 
 def test_who_answers_too_late_has_not_answered(
-    post, verified, wechat_server, hasty, assert_refused
+    post, verified_mode, wechat_server, short_timeout, assert_refused
 ):
     wechat_server.may_answer.clear()
     assert_refused(post("/usr/login", code="code-ming"), 503, "wechat_unavailable")
 
 
 def test_who_answers_byte_by_byte_has_not_answered(
-    post, verified, wechat_server, hasty, assert_refused
+    post, verified_mode, wechat_server, short_timeout, assert_refused
 ):
     enough = threading.Event()
 
@@ -228,7 +228,7 @@ def test_who_answers_byte_by_byte_has_not_answered(
 
 
 def test_who_has_no_certificate_that_is_trusted_is_not_wechat(
-    post, verified, configure, tmp_path, assert_refused
+    post, verified_mode, configure, tmp_path, assert_refused
 ):
     trustme = pytest.importorskip("trustme", reason="needs trustme to make certificates")
     authority = trustme.CA()
@@ -248,7 +248,7 @@ def test_who_has_no_certificate_that_is_trusted_is_not_wechat(
         assert post("/usr/login", code="code-ming").json["openid"] == "ming"
 
 
-def test_logins_from_one_address_have_a_limit(client, verified, wechat_server, assert_refused):
+def test_logins_from_one_address_have_a_limit(client, verified_mode, wechat_server, assert_refused):
     def login(address):
         environ = {"REMOTE_ADDR": address}
         code = {"code": "unknown"}
@@ -328,12 +328,12 @@ def test_without_a_token_nothing_is_done(campus, send, dump, assert_refused, hea
     assert dump() == before
 
 
-def test_the_body_is_looked_at_before_the_token(client, verified, assert_refused):
+def test_the_body_is_looked_at_before_the_token(client, verified_mode, assert_refused):
     assert_refused(client.post("/usr/join", b"{", expect_errors=True), 400, "invalid_json")
     assert_refused(client.post("/usr/join", b" " * 70_000, expect_errors=True), 413, "too_large")
 
 
-def test_the_time_needs_no_token(client, verified):
+def test_the_time_needs_no_token(client, verified_mode):
     assert client.get("/time").json["response_code"] == 1
 
 
@@ -353,11 +353,26 @@ def test_an_expired_token_is_none(campus, send, monkeypatch, assert_refused):
         assert_refused(send(url, campus["ming"], **body), 401, "login_required")
 
 
-def test_a_later_login_cleans_away_what_has_expired(campus, login, monkeypatch):
+def test_later_logins_delete_what_has_expired(campus, login, monkeypatch):
     later = models.now() + models.TOKEN_SECONDS * 1000
     monkeypatch.setattr(models, "now", lambda: later)
     login("ming")
-    assert models.Token.select().count() == 1
+    assert models.Token.select().count() == len(campus) - 2 + 1
+    login("ming")
+    login("ming")
+    assert models.Token.select().count() == 3
+
+
+def test_a_login_while_the_clock_is_wrong_ends_few_tokens_and_does_not_outlast_them(
+    campus, send, login, monkeypatch, assert_refused
+):
+    today = models.now()
+    monkeypatch.setattr(models, "now", lambda: today + 10 * models.TOKEN_SECONDS * 1000)
+    token = login("wang")
+    monkeypatch.setattr(models, "now", lambda: today + 1)
+    answers = [send("/search", each, key="x").json["response_code"] for each in campus.values()]
+    assert sum(answers) == len(campus) - 2
+    assert_refused(send("/search", token, key="x"), 401, "login_required")
 
 
 @pytest.mark.parametrize(
@@ -447,7 +462,7 @@ def test_where_there_is_no_login_its_url_is_unknown(client, configure, assert_re
     assert_refused(answer, 404, "not_found")
 
 
-def test_a_login_is_posted(client, verified, assert_refused):
+def test_a_login_is_posted(client, verified_mode, assert_refused):
     answer = client.get("/usr/login", expect_errors=True)
     assert_refused(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "POST"
@@ -511,7 +526,7 @@ def test_nothing_secret_is_in_the_files_or_the_log(start, variables, wechat_serv
     server.post("/usr/login", code="code-hong")
     log = server.log.read_bytes()
     assert b"POST /usr/login 200" in log
-    assert b"40125" in log, "the operator learns why"
+    assert b"ROOMAPP_WECHAT_SECRET is not the AppSecret" in log, "the operator learns why"
     files = [each.read_bytes() for each in tmp_path.glob("roomapp.db*")]
     assert any(b"ming" in content for content in files)
     for content in [log, *files]:
@@ -526,7 +541,7 @@ def test_nothing_secret_is_in_the_files_or_the_log(start, variables, wechat_serv
 def test_logins_that_wait_for_wechat_hold_up_nobody(start, variables, wechat_server):
     server = start("--threads", 1, **variables)
     wechat_server.may_answer.clear()
-    logins = serving.WAITING_THREADS
+    logins = wechat.WAITING_AT_MOST
     with ThreadPoolExecutor(logins) as phones:
         codes = [f"code-p{number}" for number in range(logins)]
         waiting = [phones.submit(server.post, "/usr/login", code=code) for code in codes]
@@ -534,6 +549,8 @@ def test_logins_that_wait_for_wechat_hold_up_nobody(start, variables, wechat_ser
         while len(wechat_server.queries) < logins:
             assert monotonic() < deadline
         assert server.request("GET", "/time")[0] == 200
+        for number in range(100):
+            assert server.post("/usr/login", code=f"code-{number}")["error"] == "wechat_unavailable"
         assert not any(login.done() for login in waiting), "all of them still wait"
         wechat_server.may_answer.set()
         assert [login.result()["openid"] for login in waiting] == [
@@ -561,12 +578,12 @@ def test_a_login_that_was_received_is_answered_before_the_server_stops(
 def test_a_wechat_that_never_ends_its_answer_does_not_keep_the_server_from_stopping(
     start, variables, wechat_server, tmp_path
 ):
-    hasty = """if True:
+    short_timeout = """if True:
         import roomapp
         from service import wechat
         wechat.ANSWER_WITHIN = 0.3
         roomapp.main()"""
-    run = [sys.executable, "-c", hasty, "--port=0", f"--database={tmp_path / 'roomapp.db'}"]
+    run = [sys.executable, "-c", short_timeout, "--port=0", f"--database={tmp_path / 'roomapp.db'}"]
     server = start(arguments=run, **variables)
     enough = threading.Event()
 

@@ -31,7 +31,7 @@ words = st.sampled_from(
 limits = st.none() | st.integers(1, 4)
 
 
-def folded(text):
+def fold_text(text):
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -57,9 +57,9 @@ class Room:
 
     def rank(self, key):
         """How well a key finds this room, the least first; None if it does not."""
-        name, section, description = map(folded, (self.name, self.section, self.description))
-        parts = folded(key).split()
-        if name == folded(key):
+        name, section, description = map(fold_text, (self.name, self.section, self.description))
+        parts = fold_text(key).split()
+        if name == fold_text(key):
             return 0
         if all(part in name for part in parts):
             return 1
@@ -242,7 +242,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(section=words, limit=limits, before=st.none() | st.integers(1, 9))
     def section(self, section, limit, before):
-        found = self.newest(lambda room: folded(room.section) == folded(section), before)
+        found = self.newest(lambda room: fold_text(room.section) == fold_text(section), before)
         page = {"before": before} if before else {}
         self.check_rooms("/room/section", found, limit, section=section, **page)
 

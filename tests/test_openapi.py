@@ -22,9 +22,9 @@ from openapi_spec_validator import validate
 
 import roomapp
 from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
-from models import MEMBERS_AT_MOST, open_database
+from models import LIMIT_AT_MOST, MEMBERS_AT_MOST, open_database
 from processes import ONE_SHOT, PROJECT, environment
-from roomapp import ERRORS, FIELDS, LIMIT_AT_MOST, app, document
+from roomapp import ERRORS, FIELDS, app, document
 from service import database as file
 from service import options
 from service.database import close_database, database
@@ -58,7 +58,7 @@ VERIFYING = ["ROOMAPP_WECHAT_APPID", "ROOMAPP_WECHAT_SECRET", "ROOMAPP_WECHAT_AP
 BEYOND_SCHEMAS = [("sex", 1.0), ("room_id", 1.0), ("openid", "a\u200bb")]
 
 
-def followed(described):
+def resolve(described):
     """What a part of the document says, or what it refers to."""
     while "$ref" in described:
         part = DOCUMENT
@@ -69,7 +69,7 @@ def followed(described):
 
 
 def json_of(described):
-    return followed(described)["content"]["application/json"]
+    return resolve(described)["content"]["application/json"]
 
 
 def validator(schema):
@@ -81,15 +81,15 @@ def of_field(name):
     return validator(DOCUMENT["components"]["schemas"][name])
 
 
-def conforms(url, answer):
+def assert_conforms(url, answer):
     """Check an answer against what the document says of its endpoint and status."""
-    described = followed(OPERATIONS[url]["responses"][str(answer.status_int)])
+    described = resolve(OPERATIONS[url]["responses"][str(answer.status_int)])
     validator(json_of(described)["schema"]).validate(answer.json)
     assert answer.content_type == "application/json"
-    has_the_headers(described, answer)
+    assert_headers(described, answer)
 
 
-def has_the_headers(described, answer):
+def assert_headers(described, answer):
     for header, value in described.get("headers", {}).items():
         sent = answer.headers[header]
         validator(value["schema"]).validate(int(sent) if sent.isdecimal() else sent)
@@ -103,7 +103,7 @@ def settings():
 
 
 @pytest.fixture
-def verified(monkeypatch):
+def verified_mode(monkeypatch):
     with stand_in() as wechat:
         for name, value in zip(VERIFYING, ("wx0", "0", wechat.api), strict=True):
             monkeypatch.setenv(name, value)
@@ -218,7 +218,7 @@ def test_the_fields_are_those_that_are_looked_at(somebody, post, assert_refused,
     for field in schema["properties"]:
         answer = post(url, **{**BODIES[url], field: {}})
         assert_refused(answer, 400, "invalid_field", field)
-    unknown = dict.fromkeys(FIELDS.keys() - schema["properties"])
+    unknown = {name: {} for name in FIELDS.keys() - schema["properties"]}
     assert post(url, **BODIES[url], **unknown).json["response_code"] == 1
 
 
@@ -284,7 +284,7 @@ def test_the_examples_are_what_the_service_answers(client):
     for url in LIFE:
         taken = OPERATIONS[url].get("requestBody")
         answer = client.post_json(url, json_of(taken)["example"]) if taken else client.get(url)
-        conforms(url, answer)
+        assert_conforms(url, answer)
         done = json_of(OPERATIONS[url]["responses"]["200"])
         assert timeless(answer.json) == timeless(done["example"])
         validator(done["schema"]).validate(done["example"])
@@ -292,11 +292,11 @@ def test_the_examples_are_what_the_service_answers(client):
             validator(json_of(taken)["schema"]).validate(json_of(taken)["example"])
 
 
-def test_the_example_of_a_login_has_the_form_of_one(verified, post):
+def test_the_example_of_a_login_has_the_form_of_one(verified_mode, post):
     body = json_of(OPERATIONS["/usr/login"]["requestBody"])
     validator(body["schema"]).validate(body["example"])
     answer = post("/usr/login", code="code-ming")
-    conforms("/usr/login", answer)
+    assert_conforms("/usr/login", answer)
     done = json_of(OPERATIONS["/usr/login"]["responses"]["200"])
     validator(done["schema"]).validate(done["example"])
     assert list(answer.json) == list(done["example"])
@@ -341,76 +341,87 @@ def errors_of(url):
             yield error, int(status)
 
 
+def test_every_error_is_one_of_an_endpoint():
+    documented = {error for url in OPERATIONS for error, _ in errors_of(url)}
+    assert documented == ERRORS.keys() - {"method_not_allowed"}
+
+
 @pytest.fixture
-def has(client):
+def assert_error(client):
     """Check that an endpoint has an error, and that the document knows the answer."""
 
-    def has(url, error, status, **headers):
+    def assert_error(url, error, status, **headers):
         body = json.dumps(BODIES.get(url, {"code": "code-ming"}) | WRONG.get(error, {}))
         body = {"too_large": body.ljust(65 * 1024), "invalid_json": "{"}.get(error, body)
         method = "GET" if url == "/time" else "POST"
         asked = {"method": method, "body": body.encode(), "headers": headers}
         answer = client.request(url, **asked, expect_errors=True)
         assert (answer.status_int, answer.json["error"]) == (status, error)
-        conforms(url, answer)
+        assert_conforms(url, answer)
         if error != "invalid_field":
             answers = json_of(OPERATIONS[url]["responses"][str(status)])
             assert answers["examples"][error]["value"] == answer.json
 
-    return has
+    return assert_error
 
 
 @pytest.mark.parametrize("url", [*BODIES, "/time"])
-def test_every_documented_error_is_had(somebody, has, url):
+def test_every_documented_error_is_had(somebody, assert_error, url):
     for error, status in errors_of(url):
         if error not in IN_TROUBLE and (url, error) not in OF_CALLERS:
-            has(url, error, status)
+            assert_error(url, error, status)
 
 
 @pytest.mark.parametrize("url", BODIES)
-def test_every_documented_error_of_a_caller_is_had(somebody, verified, token, has, url):
+def test_every_documented_error_of_a_caller_is_had(
+    somebody, verified_mode, token, assert_error, url
+):
     li = token("li")
     for error, status in errors_of(url):
         if (url, error) in OF_CALLERS:
-            has(url, error, status, **({} if error == "login_required" else li))
+            assert_error(url, error, status, **({} if error == "login_required" else li))
 
 
-def test_every_documented_error_of_a_login_is_had(database_file, has, monkeypatch, request):
+def test_every_documented_error_of_a_login_is_had(
+    database_file, assert_error, monkeypatch, request
+):
     statuses = dict(errors_of("/usr/login"))
 
-    def had(*errors):
+    def assert_errors(*errors):
         for error in errors:
-            has("/usr/login", error, statuses.pop(error))
+            assert_error("/usr/login", error, statuses.pop(error))
 
-    had("not_found")
-    wechat = request.getfixturevalue("verified")
-    had("too_large", "invalid_json", "invalid_field", "login_failed")
+    assert_errors("not_found")
+    wechat = request.getfixturevalue("verified_mode")
+    assert_errors("too_large", "invalid_json", "invalid_field", "login_failed")
     wechat.reply = lambda out: out.write(b"")
-    had("wechat_unavailable")
+    assert_errors("wechat_unavailable")
     wechat.reply = None
     with monkeypatch.context() as patched:
         patched.setattr(roomapp.logins, "at_once", 0)
-        had("too_many_requests")
+        assert_errors("too_many_requests")
     database.execute_sql("DROP TABLE token")
-    had("server_error")
-    request.getfixturevalue("exclusive")
-    had("database_busy")
+    assert_errors("server_error")
+    request.getfixturevalue("locked_file")
+    assert_errors("database_busy")
     assert statuses == {}
 
 
 @pytest.mark.parametrize("url", BODIES)
 def test_whatever_is_wrong_the_answer_is_documented(somebody, post, url):
     for wrong in WRONG.values():
-        conforms(url, post(url, **(BODIES[url] | wrong)))
+        assert_conforms(url, post(url, **(BODIES[url] | wrong)))
 
 
 @pytest.mark.parametrize("url", BODIES)
 @pytest.mark.parametrize("openid", [None, "li", "hong", "ming"])
-def test_whoever_calls_the_answer_is_documented(somebody, verified, token, client, url, openid):
+def test_whoever_calls_the_answer_is_documented(
+    somebody, verified_mode, token, client, url, openid
+):
     headers = token(openid) if openid else {}
     for wrong in WRONG.values():
         body = BODIES[url] | wrong
-        conforms(url, client.post_json(url, body, headers=headers, expect_errors=True))
+        assert_conforms(url, client.post_json(url, body, headers=headers, expect_errors=True))
 
 
 def everywhere(error):
@@ -418,25 +429,25 @@ def everywhere(error):
     return [(url, *each) for url in urls for each in errors_of(url) if each[0] == error]
 
 
-def test_a_full_room_is_had_where_it_is_documented(somebody, post, has):
+def test_a_full_room_is_had_where_it_is_documented(somebody, post, assert_error):
     for number in range(MEMBERS_AT_MOST - 2):
         post("/usr/join", room_id=1, openid=f"guest{number}")
     for each in everywhere("room_full"):
-        has(*each)
+        assert_error(*each)
     for url, body in BODIES.items():
-        conforms(url, post(url, **body))
+        assert_conforms(url, post(url, **body))
 
 
-def test_an_error_of_the_server_is_had_where_it_is_documented(somebody, has):
+def test_an_error_of_the_server_is_had_where_it_is_documented(somebody, assert_error):
     for table in ("clock", "user", "message", "member", "room"):
         database.execute_sql(f"DROP TABLE {table}")
     assert len(everywhere("server_error")) == len(BODIES) + 1
     for each in everywhere("server_error"):
-        has(*each)
+        assert_error(*each)
 
 
 @pytest.fixture
-def exclusive(database_file, monkeypatch):
+def locked_file(database_file, monkeypatch):
     """Another program holds the file, which nobody has open yet."""
     monkeypatch.setattr(file, "BUSY_SECONDS", 0.01)
     monkeypatch.setenv("ROOMAPP_DATABASE", str(database_file))
@@ -448,10 +459,10 @@ def exclusive(database_file, monkeypatch):
     open_database(database_file)
 
 
-def test_a_busy_database_is_had_where_it_is_documented(somebody, exclusive, has):
+def test_a_busy_database_is_had_where_it_is_documented(somebody, locked_file, assert_error):
     assert len(everywhere("database_busy")) == len(BODIES) + 1
     for each in everywhere("database_busy"):
-        has(*each)
+        assert_error(*each)
 
 
 def test_the_errors_of_no_endpoint_are_told_too(client):
@@ -471,7 +482,7 @@ def test_the_errors_of_no_endpoint_are_told_too(client):
     ]:
         answer = client.request(url, method=method, expect_errors=True)
         assert answer.json == told[error]
-        has_the_headers(DOCUMENT["components"]["responses"][error], answer)
+        assert_headers(DOCUMENT["components"]["responses"][error], answer)
     assert "Allow" in DOCUMENT["components"]["responses"]["method_not_allowed"]["headers"]
 
 
@@ -482,7 +493,7 @@ def test_the_errors_of_no_endpoint_are_told_too(client):
 def fuzz(tmp_path):
     def fuzz(server, *paths):
         address = re.search(r"http://[\d.]+:\d+", server.announcement)[0]
-        options = ["--checks=all", "--max-examples=300", "--no-color", "--generation-database=none"]
+        options = ["--checks=all", "--max-examples=120", "--no-color", "--generation-database=none"]
         # What is visible in all of Unicode depends on the version of Python; in GBK it does not.
         options += ["--generation-codec=gbk", *paths, f"{address}/openapi.json"]
         hooks = {"SCHEMATHESIS_HOOKS": "fuzz", "PYTHONPATH": str(PROJECT / "tests")}
@@ -508,6 +519,6 @@ def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(start, f
 
 
 @pytest.mark.slow
-def test_so_is_whatever_it_allows_or_forbids_in_a_login(start, fuzz, verified):
+def test_so_is_whatever_it_allows_or_forbids_in_a_login(start, fuzz, verified_mode):
     server = start("--quiet", **{name: os.environ[name] for name in VERIFYING})
     assert fuzz(server, "--include-path=/usr/login") == 1

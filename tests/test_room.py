@@ -211,3 +211,26 @@ def test_a_page_has_100_messages_unless_asked(post, room):
     page = post("/room/get_message", room_id=room).json
     assert [each["message"] for each in page["messages"]] == [str(n) for n in range(1, 101)]
     assert page["has_more"] is True
+
+
+def test_a_page_of_messages_ends_at_about_a_megabyte_and_paging_shows_all(post, room):
+    sent = []
+    for number in range(300):
+        message = f"{number} {'🎮' * 1990}"
+        answer = post("/room/send_message", room_id=room, openid="ming", message=message)
+        sent.append(answer.json["message_id"])
+
+    def page(**bounds):
+        answer = post("/room/get_message", room_id=room, limit=500, **bounds)
+        assert len(answer.body) < 1.1 * 2**20
+        return [each["message_id"] for each in answer.json["messages"]], answer.json["has_more"]
+
+    older, has_more = page()
+    while has_more:
+        ids, has_more = page(before=older[0])
+        older = ids + older
+    newer, has_more = page(after=0)
+    while has_more:
+        ids, has_more = page(after=newer[-1])
+        newer += ids
+    assert older == newer == sent

@@ -1,6 +1,11 @@
 """一、用户: profiles, my rooms, joining."""
 
+from itertools import chain
+
 import pytest
+
+from models import Member
+from service.database import write_lock
 
 
 @pytest.fixture
@@ -133,3 +138,26 @@ def test_my_rooms_come_in_pages(post, open_room, url):
         page = post(url, openid=openid, limit="2", before=pages[-1][-1]).json
     pages.append([each["room_id"] for each in page["rooms"]])
     assert pages == [rooms[:2:-1], rooms[2:0:-1], rooms[:1]]
+
+
+def test_a_page_of_rooms_ends_at_about_a_megabyte_and_paging_shows_all(
+    post, open_room, database_file
+):
+    rooms = [open_room("明" * 64) for _ in range(30)]
+    with write_lock():
+        for room_id in rooms:
+            guests = [
+                {"room": room_id, "joined": 10**15 + n, "openid": f"{'长' * 61}{n:03}"}
+                for n in range(499)
+            ]
+            Member.insert_many(guests).execute()
+    pages = []
+    page = {"has_more": True}
+    while page["has_more"]:
+        before = pages[-1][-1] if pages else 10**15
+        answer = post("/usr/roomlist1", openid="明" * 64, limit=500, before=before)
+        assert len(answer.body) < 1.1 * 2**20
+        page = answer.json
+        pages.append([each["room_id"] for each in page["rooms"]])
+    assert len(pages) > 2
+    assert list(chain(*pages)) == rooms[::-1]

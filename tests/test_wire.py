@@ -6,7 +6,7 @@ import json
 import pytest
 
 from document import BODIES, LEAST_AND_MOST, LISTS, OUT_OF_LIMITS, PAGES
-from roomapp import app
+from roomapp import FIELDS, app
 from service.database import database
 
 # Where each field can be tried.
@@ -57,8 +57,8 @@ def try_value(post):
 
 def test_these_are_all_endpoints_and_fields():
     assert {route.rule for route in app.routes} == {*BODIES, "/time", "/usr/login", *PAGES}
-    fields = {field for body in BODIES.values() for field in body}
-    assert set(HOMES) == fields | {"limit", "before", "after"}
+    assert set(HOMES) == FIELDS.keys() - {"code"}
+    assert {field for field, *_ in LEAST_AND_MOST} | {"room_id", "code"} == set(FIELDS)
 
 
 @every_endpoint
