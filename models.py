@@ -25,7 +25,7 @@ from peewee import (
 from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 
 from service import database as file
-from service.database import Refused, database, prepared
+from service.database import Refused, database, prepared, prepared_page
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
 # takes a new SCHEMA_VERSION.
@@ -41,7 +41,6 @@ MEMBERS_AT_MOST = 500
 KEY_AT_MOST = 60
 CODE_AT_MOST = 128  # WeChat's have 32
 LIMIT_AT_MOST = 500  # rows on a page
-PAGE_AT_MOST = 1024 * 1024  # bytes
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 SCHEMA_VERSION = 4
@@ -119,29 +118,6 @@ class Anyone(Caller):
 
 
 # The tables
-
-
-def prepared_page(build, newest_last=False):
-    """Prepare a finder of many: it returns one row, the page as JSON and whether there are more."""
-    find = prepared(build)
-
-    def find_page(*values):
-        return [shorten(array, has_more, newest_last) for array, has_more in find(*values)]
-
-    return staticmethod(find_page)
-
-
-def shorten(array, has_more, newest_last):
-    """End a page at PAGE_AT_MOST, as if no more had been asked for."""
-    content = array.encode()
-    if len(content) <= PAGE_AT_MOST:
-        return array, has_more
-    between = b'},{"'  # two objects; inside a text JSON writes the quotation mark as \\"
-    if newest_last:
-        start = content.find(between, len(content) - PAGE_AT_MOST)
-        return "[" + content[start + 2 :].decode(), True
-    end = content.rfind(between, 0, PAGE_AT_MOST)
-    return content[: end + 1].decode() + "]", True
 
 
 def now():
@@ -570,11 +546,6 @@ def indexed_text(*folded):
         f"{separator}{separate(text, separator)}{separator}"
         for text, separator in ((name, IN_NAME), (" ".join(folded), IN_TEXT))
     )
-
-
-def like_pattern(folded, separator):
-    """A single character with both its separators; two or more make trigrams without the outer."""
-    return f"%{separate(folded, separator).center(3, separator)}%"
 
 
 def separate(folded, separator):

@@ -17,7 +17,7 @@ from peewee import DatabaseError
 
 import models
 from models import Anyone, Caller, Clock, Message, Room, Token, User, fold, open_database
-from search import find
+from search import DIGITS, find
 from service import openapi, options, wechat
 from service.database import (
     Refused,
@@ -35,7 +35,6 @@ __version__ = "2.0.0"
 BODY_AT_MOST = 64 * 1024  # bytes
 LIMIT_BY_DEFAULT = 100
 
-DIGITS = re.compile("[0-9０-９]+")
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 OFFICE_BREAKS = dict.fromkeys(map(ord, "\v\f\x85"), "\n")

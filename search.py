@@ -7,7 +7,7 @@ from threading import BoundedSemaphore
 
 from peewee import SQL
 
-from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, like_pattern
+from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, separate
 from service.database import Refused, compiled, database, time_limit
 
 DIGITS = re.compile("[0-9０-９]+")
@@ -46,6 +46,11 @@ def match(key, limit):
             found |= dict.fromkeys(matching([like_pattern(part, where) for part in parts], most))
     room_ids = [room_id for (room_id,) in found]
     return Room.in_order(json.dumps(room_ids[:most]), limit)
+
+
+def like_pattern(folded, separator):
+    """A single character with both its separators; two or more make trigrams without the outer."""
+    return f"%{separate(folded, separator).center(3, separator)}%"
 
 
 def matching(patterns, limit):

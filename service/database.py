@@ -22,6 +22,7 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
 BUSY_SECONDS = 5
 LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 RETRY_SECONDS = 0.0005
+PAGE_AT_MOST = 1024 * 1024  # bytes
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 
 log = logging.getLogger("roomapp")
@@ -247,6 +248,29 @@ def prepared(build):
         return database.execute_sql(sql(), dict(zip(names, values, strict=True))).fetchall()
 
     return staticmethod(run)
+
+
+def prepared_page(build, newest_last=False):
+    """Prepare a finder of many: it returns one row, the page as JSON and whether there are more."""
+    find = prepared(build)
+
+    def find_page(*values):
+        return [shorten(array, has_more, newest_last) for array, has_more in find(*values)]
+
+    return staticmethod(find_page)
+
+
+def shorten(array, has_more, newest_last):
+    """End a page at PAGE_AT_MOST, as if no more had been asked for."""
+    content = array.encode()
+    if len(content) <= PAGE_AT_MOST:
+        return array, has_more
+    between = b'},{"'  # two objects; inside a text JSON writes the quotation mark as \\"
+    if newest_last:
+        start = content.find(between, len(content) - PAGE_AT_MOST)
+        return "[" + content[start + 2 :].decode(), True
+    end = content.rfind(between, 0, PAGE_AT_MOST)
+    return content[: end + 1].decode() + "]", True
 
 
 def compiled(query):
