@@ -169,11 +169,12 @@ class Dispatcher(ThreadedTaskDispatcher):
             super().add_task(channel)
 
     def stop(self, deadline):
+        # Each has the database open until it is joined; one that ends is soon listed no more.
+        threads = [each for each in threading.enumerate() if each.name.startswith("waitress-")]
         for dispatcher in (self, self.waiting):
             dispatcher.shutdown(timeout=deadline - monotonic())
-        for thread in threading.enumerate():
-            if thread.name.startswith("waitress-"):  # each has the database open
-                thread.join(max(0, deadline - monotonic()))
+        for thread in threads:
+            thread.join(max(0, deadline - monotonic()))
 
 
 def close_inactive(server, now):

@@ -332,6 +332,20 @@ def test_a_clean_stop_says_nothing_leaves_a_single_file_and_exits_with_0(start, 
     assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
 
 
+@pytest.mark.slow
+@signals
+def test_the_log_goes_however_the_connections_of_many_threads_are_closed(start, tmp_path):
+    for _ in range(15):
+        server = start("--quiet")
+        room_id = server.open_room()
+        joins = [server.send("/usr/join", room_id=room_id, openid=f"g{n}") for n in range(12)]
+        for connection in joins:
+            assert read_answer(connection) == (200, {"response_code": 1})
+            connection.close()
+        assert server.stop() == 0
+        assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
+
+
 @signals
 def test_no_thread_has_the_file_open_once_it_has_stopped(start, tmp_path):
     # Two that close it at the same instant leave the log: each takes the other for a user of it.
