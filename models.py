@@ -25,7 +25,7 @@ from peewee import (
 from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 
 from service import database as file
-from service.database import Refused, database, prepared, prepared_page
+from service.database import Refused, compiled, database, prepared, prepared_page
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
 # takes a new SCHEMA_VERSION.
@@ -37,14 +37,18 @@ NAME_AT_MOST = 60
 SECTION_AT_MOST = 30
 DESCRIPTION_AT_MOST = 1000
 MESSAGE_AT_MOST = 2000
+NICKNAME_AT_MOST = 20
+CAPACITY_AT_LEAST = 2
 MEMBERS_AT_MOST = 500
 KEY_AT_MOST = 60
 CODE_AT_MOST = 128  # WeChat's have 32
+REQUEST_ID_AT_MOST = 64
 LIMIT_AT_MOST = 500  # rows on a page
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TOKEN_SECONDS = 7 * 24 * 60 * 60
+ANSWER_SECONDS = 24 * 60 * 60
 
 # What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and the
 # empty Braille pattern.
@@ -192,19 +196,23 @@ class User(Table):
             )
         ]
     )
+    nickname = TextField(constraints=[SQL("DEFAULT ''"), length("nickname", 0, NICKNAME_AT_MOST)])
 
     @classmethod
-    def complete(cls, openid, sex, preference):
-        """Create the profile or replace it; the same again changes nothing."""
-        if cls.replace_profile(openid, json.dumps(sex), json.dumps(preference)):
+    def complete(cls, openid, sex, preference, nickname=None):
+        """Create the profile or replace it; the same again changes nothing.
+
+        Without a nickname the one there was stays.
+        """
+        if cls.replace_profile(openid, json.dumps(sex), json.dumps(preference), nickname):
             Clock.tick()
 
     @classmethod
     def by_openid(cls, openid, caller):
         if not caller.may_see_profile_of(openid):
             raise Refused("identity_mismatch")
-        for sex, preference in cls.select_profile(openid):
-            return cls(openid=openid, sex=json.loads(sex), preference=json.loads(preference))
+        for sex, preference, nickname in cls.select_profile(openid):
+            return cls(sex=json.loads(sex), preference=json.loads(preference), nickname=nickname)
         raise Refused("user_not_found")
 
     @classmethod
@@ -213,15 +221,25 @@ class User(Table):
 
     @prepared
     def select_profile(openid):
-        return User.select(User.sex, User.preference).where(User.openid == openid)
+        profile = User.select(User.sex, User.preference, User.nickname)
+        return profile.where(User.openid == openid)
 
     @prepared
-    def replace_profile(openid, sex, preference):
-        user = User.insert(openid=openid, sex=fn.json(sex), preference=fn.json(preference))
+    def replace_profile(openid, sex, preference, nickname):
+        user = User.insert(
+            openid=openid,
+            sex=fn.json(sex),
+            preference=fn.json(preference),
+            nickname=fn.coalesce(nickname, ""),
+        )
+        kept_or_new = fn.coalesce(nickname, User.nickname)
         return user.on_conflict(
             conflict_target=[User.openid],
             preserve=[User.sex, User.preference],
-            where=(User.sex != EXCLUDED.sex) | (User.preference != EXCLUDED.preference),
+            update={User.nickname: kept_or_new},
+            where=(User.sex != EXCLUDED.sex)
+            | (User.preference != EXCLUDED.preference)
+            | (User.nickname != kept_or_new),
         ).returning(User.openid)
 
 
@@ -233,16 +251,23 @@ class Room(Table):
     room_owner_id = TextField(index=True, constraints=[length("room_owner_id", 1, OPENID_AT_MOST)])
     folded_name = TextField(index=True)
     folded_section = TextField(index=True)
+    capacity = IntegerField(
+        constraints=[
+            SQL(f"DEFAULT {MEMBERS_AT_MOST}"),
+            Check(f"capacity BETWEEN {CAPACITY_AT_LEAST} AND {MEMBERS_AT_MOST}"),
+        ]
+    )
 
     @prepared_page
     def owned_by(openid, limit, before):
-        return rooms_page(newest_rooms(before).where(Room.room_owner_id == openid), limit)
+        owned = newest_rooms(before).where(Room.room_owner_id == openid)
+        return rooms_page(owned, limit, last_message_id=last_message_id())
 
     @prepared_page
     def joined_by(openid, limit, before):
         guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
-        joined = Room.select().join(Member).where(guest)
-        return rooms_page(joined.order_by(Member.room.desc()), limit)
+        joined = Room.select().join(Member).where(guest).order_by(Member.room.desc())
+        return rooms_page(joined, limit, last_message_id=last_message_id())
 
     @prepared_page
     def in_section(folded_section, limit, before):
@@ -250,7 +275,9 @@ class Room(Table):
 
     @prepared_page
     def with_id(room_id, limit):
-        return rooms_page(Room.select().where(Room.room_id == room_id), limit)
+        """The one room, with the nicknames of all its members."""
+        members = Member.select(Member.openid).where(Member.room == room_id)
+        return rooms_page(Room.select().where(Room.room_id == room_id), limit, members)
 
     @prepared_page
     def in_order(room_ids, limit):
@@ -267,30 +294,28 @@ class Room(Table):
 
     @classmethod
     def by_id(cls, room_id):
-        for (room_owner_id,) in cls.select_owner(room_id):
-            return cls(room_id=room_id, room_owner_id=room_owner_id)
+        for room_owner_id, capacity in cls.select_room(room_id):
+            return cls(room_id=room_id, room_owner_id=room_owner_id, capacity=capacity)
         raise Refused("room_not_found")
 
     @classmethod
     def exists(cls, room_id):
-        return bool(cls.select_owner(room_id))
+        return bool(cls.select_room(room_id))
 
     @classmethod
-    def open(cls, name, section, description, room_owner_id):
+    def open(cls, name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
         ((room_id,),) = cls.insert_room(
-            name, section, description, room_owner_id, fold(name), fold(section)
+            name, section, description, room_owner_id, fold(name), fold(section), capacity
         )
         RoomIndex.add(room_id, name, section, description)
-        room = cls(room_id=room_id, room_owner_id=room_owner_id)
         Member.insert_member(room_id, Clock.tick(), room_owner_id, True)
-        return room
+        return cls(room_id=room_id, room_owner_id=room_owner_id, capacity=capacity)
 
     def admit(self, openid):
         """Let openid in; to join twice is to join once."""
         if self.has_member(openid):
             return
-        ((members,),) = Member.count(self.room_id)
-        if members >= MEMBERS_AT_MOST:
+        if Member.count(self.room_id) >= self.capacity:
             raise Refused("room_full")
         Member.insert_member(self.room_id, Clock.tick(), openid, False)
 
@@ -313,6 +338,23 @@ class Room(Table):
         RoomIndex.remove(self.room_id)
         Clock.tick()
 
+    def edit(self, openid, **changes):
+        """Change these fields of the room for openid, its owner; the same again changes nothing."""
+        if openid != self.room_owner_id:
+            raise Refused("not_owner")
+        if changes.get("capacity", MEMBERS_AT_MOST) < Member.count(self.room_id):
+            raise Refused("capacity_too_small")
+        room = Room.get_by_id(self.room_id)
+        if all(getattr(room, name) == value for name, value in changes.items()):
+            return
+        for name, value in changes.items():
+            setattr(room, name, value)
+        room.folded_name, room.folded_section = fold(room.name), fold(room.section)
+        room.save()
+        RoomIndex.remove(room.room_id)
+        RoomIndex.add(room.room_id, room.name, room.section, room.description)
+        Clock.tick()
+
     def post(self, openid, message):
         """Leave a message of openid, a member; returns its message_id and its time."""
         if not self.has_member(openid):
@@ -322,15 +364,24 @@ class Room(Table):
         ((time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
         return message_id, time
 
+    def delete_message(self, message_id, openid):
+        """Delete the text of a message for its sender or the room's owner; its place stays."""
+        if openid not in (Message.sender_of(self.room_id, message_id), self.room_owner_id):
+            raise Refused("not_owner")
+        if Message.delete_text(self.room_id, message_id):
+            Clock.tick()
+
     def has_member(self, openid):
         return Member.exists(self.room_id, openid)
 
     @prepared
-    def select_owner(room_id):
-        return Room.select(Room.room_owner_id).where(Room.room_id == room_id)
+    def select_room(room_id):
+        return Room.select(Room.room_owner_id, Room.capacity).where(Room.room_id == room_id)
 
     @prepared
-    def insert_room(name, section, description, room_owner_id, folded_name, folded_section):
+    def insert_room(
+        name, section, description, room_owner_id, folded_name, folded_section, capacity
+    ):
         room = Room.insert(
             name=name,
             section=section,
@@ -338,6 +389,7 @@ class Room(Table):
             room_owner_id=room_owner_id,
             folded_name=folded_name,
             folded_section=folded_section,
+            capacity=capacity,
         )
         return room.returning(Room.room_id)
 
@@ -370,6 +422,11 @@ class Member(Table):
     def share_room(cls, openid, other):
         return bool(cls.select_common_room(openid, other))
 
+    @classmethod
+    def count(cls, room_id):
+        ((members,),) = cls.select_count(room_id)
+        return members
+
     @prepared
     def select_member(room_id, openid):
         return Member.select(Member.joined).where(Member.room == room_id, Member.openid == openid)
@@ -381,7 +438,7 @@ class Member(Table):
         return both.where(Member.openid == openid, others.openid == other).limit(1)
 
     @prepared
-    def count(room_id):
+    def select_count(room_id):
         return Member.select(fn.count()).where(Member.room == room_id)
 
     @prepared
@@ -398,7 +455,7 @@ Member.add_index(Member.openid, Member.room, where=~Member.is_owner, name="membe
 
 
 class Message(Table):
-    """What a member said.
+    """What a member said; a message without a text was deleted.
 
     `message_id` is the clock's tick, which keeps the order; `time` is what the machine's clock
     showed, which may have been wrong for a while.
@@ -407,7 +464,7 @@ class Message(Table):
     room = ForeignKeyField(Room, on_delete="CASCADE", index=False)
     message_id = BigIntegerField()
     openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
-    message = TextField(constraints=[length("message", 1, MESSAGE_AT_MOST)])
+    message = TextField(constraints=[length("message", 0, MESSAGE_AT_MOST)])
     time = BigIntegerField()
 
     class Meta:
@@ -427,6 +484,12 @@ class Message(Table):
             raise Refused("not_member")
         return page
 
+    @classmethod
+    def sender_of(cls, room_id, message_id):
+        for (openid,) in cls.select_sender(room_id, message_id):
+            return openid
+        raise Refused("message_not_found")
+
     @partial(prepared_page, newest_last=True)
     def select_older(room_id, limit, before):
         older = Message.select().where(Message.room == room_id, Message.message_id < before)
@@ -443,6 +506,59 @@ class Message(Table):
             room=room_id, message_id=message_id, openid=openid, message=message, time=time
         )
         return row.returning(rfc3339(Message.time))
+
+    @prepared
+    def select_sender(room_id, message_id):
+        the_one = (Message.room == room_id) & (Message.message_id == message_id)
+        return Message.select(Message.openid).where(the_one)
+
+    @prepared
+    def delete_text(room_id, message_id):
+        """One row, or none when there was no text."""
+        the_one = (Message.room == room_id) & (Message.message_id == message_id)
+        has_text = Message.message != ""
+        return Message.update(message="").where(the_one, has_text).returning(Message.message_id)
+
+
+class Answer(Table):
+    """What somebody was answered to a request with a request_id, for a day after `answered`.
+
+    `answered` is in milliseconds since 1970. Each endpoint has request_ids of its own.
+    """
+
+    digest = TextField(primary_key=True)
+    answer = TextField()
+    answered = BigIntegerField(index=True)
+
+    class Meta:
+        without_rowid = True
+
+    @classmethod
+    def once(cls, endpoint, openid, request_id, act):
+        """What act() returns, as JSON has it; sent again, what it returned the first time."""
+        if request_id is None:
+            return act()
+        key = digest(f"{endpoint} {openid} {request_id}")
+        day = now() - ANSWER_SECONDS * 1000, now() + ANSWER_SECONDS * 1000
+        for (answer,) in cls.select_answer(key, *day):
+            return json.loads(answer)
+        answer = act()
+        cls.delete_old(*day)
+        cls.insert_answer(key, json.dumps(answer), now())
+        return answer
+
+    @prepared
+    def select_answer(digest, earliest, latest):
+        valid = Answer.answered.between(earliest, latest)
+        return Answer.select(Answer.answer).where(Answer.digest == digest, valid)
+
+    @prepared
+    def insert_answer(digest, answer, answered):
+        return Answer.replace(digest=digest, answer=answer, answered=answered)
+
+    @prepared
+    def delete_old(earliest, latest):
+        return delete_two(Answer, (Answer.answered < earliest) | (Answer.answered > latest))
 
 
 class Token(Table):
@@ -485,14 +601,17 @@ class Token(Table):
 
     @prepared
     def delete_invalid(now, latest):
-        """Delete no more than two, or one login under a wrong clock would end everybody's."""
-        invalid = (Token.expires <= now) | (Token.expires > latest)
-        two = Token.select(Token.digest).where(invalid).limit(2)
-        return Token.delete().where(Token.digest.in_(two))
+        return delete_two(Token, (Token.expires <= now) | (Token.expires > latest))
 
 
-def digest(token):
-    return sha256(token.encode()).hexdigest()
+def digest(text):
+    return sha256(text.encode()).hexdigest()
+
+
+def delete_two(table, invalid):
+    """Delete no more, or one request under a wrong clock would delete all."""
+    two = table.select(table.digest).where(invalid).limit(2)
+    return table.delete().where(table.digest.in_(two))
 
 
 class RoomIndex(FTS5Model):
@@ -559,17 +678,28 @@ def newest_rooms(before):
     return Room.select().where(Room.room_id < before).order_by(Room.room_id.desc())
 
 
-def rooms_page(rooms, limit):
-    """A page of rooms with the seven fields of the document."""
+def rooms_page(rooms, limit, people=None, **more):
+    """A page of rooms with the seven fields of the document, `capacity` and `more`.
+
+    Its nicknames are those of `people`, a query of openids, or of the owners.
+    """
     somebody = Member.alias()
     joined = somebody.select(somebody.openid).where(somebody.room == Room.room_id)
     members = joined.order_by(somebody.joined)
     users_id = Select([members], [fn.json_group_array(members.c.openid)]).alias("users_id")
-    columns = Room.room_id, Room.name, Room.section, Room.description, Room.room_owner_id, users_id
-    first = rooms.select(*columns).limit(limit)
-    room = first.c
-    page = json_array(
-        first,
+    shown = (
+        Room.room_id,
+        Room.name,
+        Room.section,
+        Room.description,
+        Room.room_owner_id,
+        Room.capacity,
+    )
+    added = [value.alias(name) for name, value in more.items()]
+    page = rooms.select(*shown, users_id, *added).limit(limit).cte("page")
+    room = page.c
+    array = json_array(
+        page,
         room_id=room.room_id,
         name=room.name,
         section=room.section,
@@ -577,25 +707,44 @@ def rooms_page(rooms, limit):
         room_owner_id=room.room_owner_id,
         users_id=fn.json(room.users_id),
         state=fn.json_array_length(room.users_id) > 1,
+        capacity=room.capacity,
+        **{name: getattr(room, name) for name in more},
     )
-    return Select(columns=[page, has_more(rooms.select(Room.room_id), limit)])
+    owners = Select([page], [room.room_owner_id])
+    names = nicknames(owners if people is None else people)
+    more_rooms = has_more(rooms.select(Room.room_id), limit)
+    return Select(columns=[array, more_rooms, names]).with_cte(page)
+
+
+def last_message_id():
+    """The expression of a room's newest message, or 0."""
+    newest = Message.select(fn.max(Message.message_id)).where(Message.room == Room.room_id)
+    return fn.coalesce(newest, 0)
 
 
 def messages_page(room_id, messages, limit):
     """A page of messages with the document's three fields and message_id; no row without a room."""
-    first = messages.limit(limit)
-    message = first.c
+    page = messages.limit(limit).cte("page")
+    message = page.c
     columns = message.openid, message.message, message.time, message.message_id
-    in_order = Select([first], columns).order_by(message.message_id)
+    in_order = Select([page], columns).order_by(message.message_id)
     message = in_order.c
-    page = json_array(
+    array = json_array(
         in_order,
         openid=message.openid,
         message=message.message,
         time=rfc3339(message.time),
         message_id=message.message_id,
     )
-    return Room.select(page, has_more(messages, limit)).where(Room.room_id == room_id)
+    names = nicknames(Select([page], [page.c.openid]))
+    room = Room.select(array, has_more(messages, limit), names).where(Room.room_id == room_id)
+    return room.with_cte(page)
+
+
+def nicknames(people):
+    """One JSON object from openid to nickname, of those of a query of openids who have one."""
+    named = User.openid.in_(people), User.nickname != ""
+    return User.select(fn.json_group_object(User.openid, User.nickname)).where(*named)
 
 
 def json_array(rows, **fields):
@@ -616,19 +765,29 @@ def has_more(rows, limit):
 
 
 def create_tables():
-    database.create_tables([Clock, User, Room, Member, Message, Token])
+    database.create_tables([Clock, User, Room, Member, Message, Answer, Token])
     RoomIndex.create()
+    create_guards()
+    Clock.insert(id=1, last_time=now()).execute()
+
+
+def create_guards():
     for guard in GUARDS:
         database.execute_sql(guard)
-    Clock.insert(id=1, last_time=now()).execute()
 
 
 # The limits that a CHECK of one row's columns cannot express.
 GUARDS = (
-    f"""
+    """
     CREATE TRIGGER room_full BEFORE INSERT ON member
-    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id) >= {MEMBERS_AT_MOST}
+    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id)
+        >= (SELECT capacity FROM room WHERE room_id = new.room_id)
     BEGIN SELECT RAISE(ABORT, 'room_full'); END
+    """,
+    """
+    CREATE TRIGGER capacity_too_small BEFORE UPDATE OF capacity ON room
+    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id) > new.capacity
+    BEGIN SELECT RAISE(ABORT, 'capacity_too_small'); END
     """,
     f"""
     CREATE TRIGGER bad_preference BEFORE INSERT ON user
@@ -642,28 +801,44 @@ GUARDS = (
 
 
 def upgrade_tables(version):
-    """Bring the tables of version 1, 2 or 3 up to date."""
+    """Bring the tables of an older version up to date."""
+    run = database.execute_sql
+    run("DROP TRIGGER room_full")
+    run("DROP TRIGGER bad_preference")
+    add_column(User.nickname)
+    add_column(Room.capacity)
+    run("ALTER TABLE message RENAME TO old_message")
+    if version < 4:
+        upgrade_rooms(version)
+    database.create_tables([Member, Message, Answer, Token])
+    time = "time" if version == 4 else "message_id"
+    columns = f"room_id, message_id, openid, message, {time}"
+    run(f"INSERT INTO message SELECT {columns} FROM old_message")
+    run("DROP TABLE old_message")
+    create_guards()
+
+
+def upgrade_rooms(version):
+    """Bring what is kept of rooms from version 1, 2 or 3 to version 4."""
     run = database.execute_sql
     if version < 2:
         run('CREATE INDEX "room_folded_name" ON "room" ("folded_name")')
     else:
         run("DROP TABLE room_index")
-    if version < 3:
-        database.create_tables([Token])
-    run('ALTER TABLE member ADD COLUMN "is_owner" INTEGER NOT NULL DEFAULT 0')
+    add_column(Member.is_owner)
     run(
         "UPDATE member SET is_owner = 1 "
         "WHERE openid = (SELECT room_owner_id FROM room WHERE room.room_id = member.room_id)"
     )
-    run("ALTER TABLE message RENAME TO old_message")
-    database.create_tables([Member, Message])
-    RoomIndex.create()
-    columns = "room_id, message_id, openid, message, message_id"
-    run(f"INSERT INTO message SELECT {columns} FROM old_message")
-    run("DROP TABLE old_message")
     run("ALTER TABLE room DROP COLUMN folded_description")
+    RoomIndex.create()
     rooms = Room.select(Room.room_id, Room.name, Room.section, Room.description)
     for room_id, name, section, description in rooms.order_by(-Room.room_id).tuples().iterator():
         folded = {"folded_name": fold(name), "folded_section": fold(section)}
         Room.update(folded).where(Room.room_id == room_id).execute()
         RoomIndex.add(room_id, name, section, description)
+
+
+def add_column(field):
+    ddl = compiled(field.ddl(database.get_sql_context()))
+    database.execute_sql(f"ALTER TABLE {field.model._meta.table_name} ADD COLUMN {ddl}")

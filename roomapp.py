@@ -16,7 +16,7 @@ from bottle import Bottle, HTTPError, request, response, static_file
 from peewee import DatabaseError
 
 import models
-from models import Anyone, Caller, Clock, Message, Room, Token, User, fold, open_database
+from models import Answer, Anyone, Caller, Clock, Message, Room, Token, User, fold, open_database
 from search import DIGITS, find
 from service import openapi, options, wechat
 from service.database import (
@@ -24,6 +24,7 @@ from service.database import (
     SetupError,
     close_database,
     database,
+    empty_log,
     is_busy,
     write_lock,
 )
@@ -52,12 +53,12 @@ app = Bottle()
 def complete():
     """完善个人信息
 
-    创建个人信息，再次提交就是修改；内容相同则什么都不变。
+    创建个人信息，再次提交就是修改；内容相同则什么都不变。不填 nickname 时，原来的昵称不变。
     """
-    openid, sex, preference = read_fields("openid", "sex", "preference")
+    openid, sex, preference, nickname = read_fields("openid", "sex", "preference", "nickname")
     require_self(openid)
     with write_lock():
-        User.complete(openid, sex, preference)
+        User.complete(openid, sex, preference, nickname)
     return done()
 
 
@@ -69,7 +70,7 @@ def info():
     """
     [openid] = read_fields("openid")
     user = User.by_openid(openid, request.caller)
-    return done(sex=user.sex, preference=user.preference)
+    return done(sex=user.sex, preference=user.preference, nickname=user.nickname)
 
 
 @app.post("/usr/roomlist1")
@@ -104,6 +105,26 @@ def join():
     return done()
 
 
+@app.post("/usr/login", waits=True)
+def login():
+    """登录
+
+    用 wx.login 得到的 code 换取 token，之后的请求都带上 Authorization: Bearer TOKEN，过期后重新
+    登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
+    """
+    code = read_field("code", read_object())
+    logins.count(request.environ.get("REMOTE_ADDR", ""))
+    openid = wechat.openid_of(code, *options.wechat_settings())
+    with write_lock():
+        token = Token.issue(openid)
+    exist = int(User.exists(openid))
+    return done(openid=openid, token=token, expires_in=models.TOKEN_SECONDS, exist=exist)
+
+
+# A campus may be behind one address.
+logins = RateLimit(at_once=2000, per_second=2)
+
+
 # 二、房间
 
 
@@ -121,15 +142,16 @@ def section():
 def add():
     """创建房间
 
-    房主自动成为第一个成员。
+    房主自动成为第一个成员。24 小时内再用同一个 request_id，得到的是第一次的回答，不会再创建。
     """
-    name, section, description, room_owner_id = read_fields(
-        "name", "section", "description", "room_owner_id"
+    name, section, description, room_owner_id, capacity, request_id = read_fields(
+        "name", "section", "description", "room_owner_id", "capacity", "request_id"
     )
     require_self(room_owner_id)
+    fields = name, section, description, room_owner_id, capacity
     with write_lock():
-        room = Room.open(name, section, description, room_owner_id)
-    return done(room_id=room.room_id)
+        room_id = Answer.once("add", room_owner_id, request_id, lambda: Room.open(*fields).room_id)
+    return done(room_id=room_id)
 
 
 @app.post("/room/kick", waits=True)
@@ -172,12 +194,42 @@ def get_message():
 def send_message():
     """留言
 
-    只有成员能留言。
+    只有成员能留言。request_id 和创建房间时一样：再发一次，得到的是第一次的回答。
     """
-    room_id, openid, message = read_fields("room_id", "openid", "message")
+    room_id, openid, message, request_id = read_fields("room_id", "openid", "message", "request_id")
+    require_self(openid)
     with write_lock():
-        message_id, time = Room.by_id(room_id).post(require_self(openid), message)
+        message_id, time = Answer.once(
+            "send_message", openid, request_id, lambda: Room.by_id(room_id).post(openid, message)
+        )
     return done(message_id=message_id, time=time)
+
+
+@app.post("/room/complete", waits=True)
+def edit():
+    """修改房间
+
+    只有房主可以。不填的不变；内容相同则什么都不变。人数上限不能小于现在的人数。
+    """
+    room_id, openid, changes = read_fields(
+        "room_id", "openid", optional=("name", "section", "description", "capacity")
+    )
+    with write_lock():
+        Room.by_id(room_id).edit(require_self(openid), **changes)
+    return done()
+
+
+@app.post("/room/delete_message", waits=True)
+def delete_message():
+    """删除留言
+
+    发送者和房主可以。留言还在原来的位置，message 为空；重复删除等于删除一次。
+    """
+    room_id, openid, message_id = read_fields("room_id", "openid", "message_id")
+    with write_lock():
+        Room.by_id(room_id).delete_message(message_id, require_self(openid))
+    empty_log()
+    return done()
 
 
 # 三、其他
@@ -202,26 +254,6 @@ def time():
     个人信息、房间、成员、留言有任何变化都会变大，没有变化就不动：只要轮询它，不同了再刷新列表。
     """
     return done(last_time=Clock.read())
-
-
-@app.post("/usr/login", waits=True)
-def login():
-    """登录
-
-    用 wx.login 得到的 code 换取 token，之后的请求都带上 Authorization: Bearer TOKEN，过期后重新
-    登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
-    """
-    code = read_field("code", read_object())
-    logins.count(request.environ.get("REMOTE_ADDR", ""))
-    openid = wechat.openid_of(code, *options.wechat_settings())
-    with write_lock():
-        token = Token.issue(openid)
-    exist = int(User.exists(openid))
-    return done(openid=openid, token=token, expires_in=models.TOKEN_SECONDS, exist=exist)
-
-
-# A campus may be behind one address.
-logins = RateLimit(at_once=2000, per_second=2)
 
 
 # The page that a browser sees, and the interface for developers and their tools
@@ -280,9 +312,11 @@ def done(**fields):
 
 def done_page(name, rows):
     """Answer with the one row that a finder of many returns: SQLite has encoded the list."""
-    ((array, has_more),) = rows
+    ((array, has_more, nicknames),) = rows
     return answer(
-        200, f'{{"response_code":1,"{name}":{array},"has_more":{encode(bool(has_more))}}}'
+        200,
+        f'{{"response_code":1,"{name}":{array},"nicknames":{nicknames},'
+        f'"has_more":{encode(bool(has_more))}}}',
     )
 
 
@@ -319,10 +353,12 @@ ERRORS = {
     "room_not_found": (404, "房间不存在或已被删除"),
     "user_not_found": (404, "该用户还没有完善个人信息"),
     "member_not_found": (404, "该用户不在这个房间里"),
+    "message_not_found": (404, "留言不存在"),
     "not_found": (404, "没有这个接口"),
     "method_not_allowed": (405, "这个接口不支持这种请求方法"),
     "room_full": (409, "房间已满"),
     "owner_cannot_leave": (409, "房主不能离开自己的房间，可以删除房间"),
+    "capacity_too_small": (409, "人数上限不能小于现在的人数"),
     "too_large": (413, "提交的内容太大，不能超过 64 KiB"),
     "too_many_requests": (429, "操作太频繁，请稍后再试"),
     "server_error": (500, "服务器出错了，请稍后再试"),
@@ -372,14 +408,18 @@ def refuse_in_bottle(error):
 # Reading and checking fields
 
 
-def read_fields(*names):
+def read_fields(*names, optional=()):
     """The named fields of the request's JSON, each read and checked, in this order.
 
-    Before that, it finds who is calling.
+    Where some may be missing, a dict of the `optional` ones that were sent comes last. Before all
+    that, it finds who is calling.
     """
     sent = read_object()
     request.caller = identify()
     values = [read_field(name, sent) for name in names]
+    if optional:
+        there = (name for name in optional if sent.get(name) is not None)
+        values.append({name: read_field(name, sent) for name in there})
     if "after" in names and None not in (sent.get("before"), sent.get("after")):
         raise Refused("invalid_field", field="after", detail="before 和 after 不能同时使用")
     return values
@@ -494,12 +534,12 @@ def search_key(value):
     return str(value) if type(value) in (int, float) else line(value, models.KEY_AT_MOST)
 
 
-def page_limit(value):
+def integer_between(value, at_least, at_most):
     with suppress(ValueError):
         value = integer(value)
-        if value <= models.LIMIT_AT_MOST:
+        if at_least <= value <= at_most:
             return value
-    raise ValueError(f"应为 1–{models.LIMIT_AT_MOST} 的整数")
+    raise ValueError(f"应为 {at_least}–{at_most} 的整数")
 
 
 def integer(value, at_least=1):
@@ -556,6 +596,11 @@ FIELDS = {
         f"最多 {models.PREFERENCES_AT_MOST} 项，每项 1–{models.PREFERENCE_AT_MOST} 个字，"
         "不能是空白；原样返回",
     ),
+    "nickname": Field(
+        "昵称",
+        partial(line, at_most=models.NICKNAME_AT_MOST),
+        f"1–{models.NICKNAME_AT_MOST} 个字，不能换行，首尾空白会去掉；可以和别人的相同",
+    ),
     "room_id": Field("房间号", integer, "正整数，由数字组成的字符串也可以"),
     "name": Field(
         "房间名",
@@ -578,14 +623,29 @@ FIELDS = {
         partial(word, at_most=models.OPENID_AT_MOST),
         f"房主的 openid，也就是自己的，1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
     ),
+    "capacity": Field(
+        "人数上限",
+        partial(integer_between, at_least=models.CAPACITY_AT_LEAST, at_most=models.MEMBERS_AT_MOST),
+        f"房间最多几人，房主也算，{models.CAPACITY_AT_LEAST}–{models.MEMBERS_AT_MOST} 的整数，"
+        f"创建时不填为 {models.MEMBERS_AT_MOST}",
+    ),
     "message": Field(
         "留言",
         message_text,
         f"1–{models.MESSAGE_AT_MOST} 个字，不能是空白，可以换行和用制表符；原样保存",
     ),
+    "message_id": Field("message_id", integer, "留言的 message_id，正整数"),
+    "request_id": Field(
+        "request_id",
+        partial(word, at_most=models.REQUEST_ID_AT_MOST),
+        f"客户端自己定的 1–{models.REQUEST_ID_AT_MOST} 个可见字符，不含空格；"
+        "没有收到回答时用同一个再发一次，不会做两次",
+    ),
     "key": Field("搜索内容", search_key, f"数字，或 1–{models.KEY_AT_MOST} 个字，首尾空白会去掉"),
     "limit": Field(
-        "limit", page_limit, f"最多几条，1–{models.LIMIT_AT_MOST} 的整数，不填为 {LIMIT_BY_DEFAULT}"
+        "limit",
+        partial(integer_between, at_least=1, at_most=models.LIMIT_AT_MOST),
+        f"最多几条，1–{models.LIMIT_AT_MOST} 的整数，不填为 {LIMIT_BY_DEFAULT}",
     ),
     "before": Field("before", integer, "一个 room_id 或 message_id：比它旧的一页"),
     "after": Field(
@@ -600,7 +660,14 @@ FIELDS = {
     ),
 }
 # What they stand for when they are missing, in every endpoint that has them.
-OPTIONAL = {"limit": LIMIT_BY_DEFAULT, "before": models.ID_AT_MOST, "after": None}
+OPTIONAL = {
+    "nickname": None,
+    "capacity": models.MEMBERS_AT_MOST,
+    "request_id": None,
+    "limit": LIMIT_BY_DEFAULT,
+    "before": models.ID_AT_MOST,
+    "after": None,
+}
 
 
 # Who is calling

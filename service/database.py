@@ -92,6 +92,7 @@ def open_database(path, version, create_tables, upgrade_tables):
         pragmas={
             "synchronous": "full",
             "foreign_keys": "on",
+            "secure_delete": "on",  # what is deleted is overwritten
             "cache_size": -8_000,
             "journal_size_limit": LOG_AT_MOST,
         },
@@ -154,6 +155,21 @@ def write_lock():
         finally:
             if connection.in_transaction:  # not when SQLite itself has rolled back: a full disk
                 connection.execute("ROLLBACK")
+
+
+def empty_log():
+    """Write the log into the file and empty it, so that neither has what was deleted before.
+
+    Where a reader or another writer does not end soon, it is left to SQLite, which does so later.
+    """
+    with suppress(Refused), file_lock(seconds=1):
+        database.check_files()
+        connection = database.connection()
+        connection.execute("PRAGMA busy_timeout = 100")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
 
 
 @contextmanager
@@ -255,7 +271,10 @@ def prepared_page(build, newest_last=False):
     find = prepared(build)
 
     def find_page(*values):
-        return [shorten(array, has_more, newest_last) for array, has_more in find(*values)]
+        return [
+            (*shorten(array, has_more, newest_last), names)
+            for array, has_more, names in find(*values)
+        ]
 
     return staticmethod(find_page)
 

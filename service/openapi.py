@@ -17,6 +17,7 @@ ROOM = {
     "room_owner_id": "ming",
     "users_id": ["ming", "hong"],
     "state": 1,
+    "capacity": 5,
 }
 MESSAGE = {
     "openid": "hong",
@@ -24,7 +25,9 @@ MESSAGE = {
     "time": "2026-11-23T08:28:00.123Z",
     "message_id": 1795422480123,
 }
-ROOMS = {"rooms": [ROOM], "has_more": False}
+ROOMS = {"rooms": [ROOM], "nicknames": {"ming": "小明"}, "has_more": False}
+MY_ROOMS = {**ROOMS, "rooms": [{**ROOM, "last_message_id": MESSAGE["message_id"]}]}
+MESSAGES = {"messages": [MESSAGE], "nicknames": {"hong": "阿红"}, "has_more": False}
 PAGE = ("limit", "before")
 LOGIN = {
     "openid": "ming",
@@ -47,24 +50,31 @@ ENDPOINTS = {
     "/usr/complete": Endpoint(
         {"openid": "ming", "sex": 1, "preference": ["篮球", "桌游"]},
         {},
+        optional=("nickname",),
         errors=("identity_mismatch",),
     ),
     "/usr/info": Endpoint(
         {"openid": "ming"},
-        {"sex": 1, "preference": ["篮球", "桌游"]},
+        {"sex": 1, "preference": ["篮球", "桌游"], "nickname": "小明"},
         errors=("identity_mismatch", "user_not_found"),
     ),
-    "/usr/roomlist1": Endpoint({"openid": "ming"}, ROOMS, PAGE, ("identity_mismatch",)),
-    "/usr/roomlist2": Endpoint({"openid": "hong"}, ROOMS, PAGE, ("identity_mismatch",)),
+    "/usr/roomlist1": Endpoint({"openid": "ming"}, MY_ROOMS, PAGE, ("identity_mismatch",)),
+    "/usr/roomlist2": Endpoint({"openid": "hong"}, MY_ROOMS, PAGE, ("identity_mismatch",)),
     "/usr/join": Endpoint(
         {"room_id": 1, "openid": "hong"},
         {},
         errors=("identity_mismatch", "room_not_found", "room_full"),
     ),
+    "/usr/login": Endpoint(
+        {"code": "0c1Zv80w3wW1kP2sTg4w3yd1Bu0Zv80Q"},
+        LOGIN,
+        errors=("login_failed", "not_found", "too_many_requests", "wechat_unavailable"),
+    ),
     "/room/section": Endpoint({"section": "lol"}, ROOMS, PAGE),
     "/room/add": Endpoint(
         {field: ROOM[field] for field in ("name", "section", "description", "room_owner_id")},
         {"room_id": 1},
+        optional=("capacity", "request_id"),
         errors=("identity_mismatch",),
     ),
     "/room/kick": Endpoint(
@@ -79,22 +89,29 @@ ENDPOINTS = {
     ),
     "/room/get_message": Endpoint(
         {"room_id": 1},
-        {"messages": [MESSAGE], "has_more": False},
+        MESSAGES,
         optional=(*PAGE, "after"),
         errors=("not_member", "room_not_found"),
     ),
     "/room/send_message": Endpoint(
         {"room_id": 1, "openid": "hong", "message": "我八点到"},
         {"message_id": MESSAGE["message_id"], "time": MESSAGE["time"]},
+        optional=("request_id",),
         errors=("not_member", "identity_mismatch", "room_not_found"),
+    ),
+    "/room/complete": Endpoint(
+        {"room_id": 1, "openid": "ming"},
+        {},
+        optional=("name", "section", "description", "capacity"),
+        errors=("not_owner", "identity_mismatch", "room_not_found", "capacity_too_small"),
+    ),
+    "/room/delete_message": Endpoint(
+        {"room_id": 1, "openid": "hong", "message_id": MESSAGE["message_id"]},
+        {},
+        errors=("not_owner", "identity_mismatch", "room_not_found", "message_not_found"),
     ),
     "/search": Endpoint({"key": "五排 lol"}, ROOMS, optional=("limit",)),
     "/time": Endpoint({}, {"last_time": MESSAGE["time"]}),
-    "/usr/login": Endpoint(
-        {"code": "0c1Zv80w3wW1kP2sTg4w3yd1Bu0Zv80Q"},
-        LOGIN,
-        errors=("login_failed", "not_found", "too_many_requests", "wechat_unavailable"),
-    ),
 }
 WITHOUT_CALLER = ("/usr/login", "/time")
 OF_EVERY_ENDPOINT = ("server_error", "database_busy")
@@ -125,6 +142,10 @@ def not_blank(at_most, controls=CONTROLS):
     return text(1, at_most, rf"^[^{controls}]*[^\s{controls}][^{controls}]*$")
 
 
+def one_line(at_least, at_most):
+    return text(at_least, at_most, f"^[^{CONTROLS}]*$")
+
+
 def integer(at_least, at_most=None):
     limits = {"minimum": at_least} if at_most is None else {"minimum": at_least, "maximum": at_most}
     return {"type": "integer", **limits}
@@ -147,6 +168,7 @@ def ref(kind, name):
 
 
 POSITIVE = either(integer(1), digits("[0０]*[1-9１-９][0-9０-９]*"))
+CAPACITY = "[0０]*([2-9２-９]|[1-9１-９][0-9０-９]|[1-4１-４][0-9０-９]{2}|[5５][0０]{2})"
 LIMIT = "[0０]*([1-9１-９][0-9０-９]?|[1-4１-４][0-9０-９]{2}|[5５][0０]{2})"
 NULL = {"type": "null"}  # a field that is null counts as missing
 FLAG = {"type": "integer", "enum": [0, 1]}
@@ -161,6 +183,7 @@ SENT = {
     "openid": word(models.OPENID_AT_MOST),
     "sex": either({"type": "integer", "enum": [0, 1, 2]}, not_blank(models.SEX_AT_MOST)),
     "preference": array(not_blank(models.PREFERENCE_AT_MOST), models.PREFERENCES_AT_MOST),
+    "nickname": either(line(models.NICKNAME_AT_MOST), NULL),
     "room_id": POSITIVE,
     "name": line(models.NAME_AT_MOST),
     "section": either(
@@ -169,7 +192,12 @@ SENT = {
     ),
     "description": text(0, models.DESCRIPTION_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
     "room_owner_id": word(models.OPENID_AT_MOST),
+    "capacity": either(
+        integer(models.CAPACITY_AT_LEAST, models.MEMBERS_AT_MOST), digits(CAPACITY), NULL
+    ),
     "message": not_blank(models.MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
+    "message_id": POSITIVE,
+    "request_id": either(word(models.REQUEST_ID_AT_MOST), NULL),
     "key": either(line(models.KEY_AT_MOST), {"type": "number"}),
     "limit": either(integer(1, models.LIMIT_AT_MOST), digits(LIMIT), NULL),
     "before": either(POSITIVE, NULL),
@@ -181,9 +209,10 @@ ANSWERED = {
     "response_code": (FLAG, "1 成功，0 没有成功"),
     "sex": (ref("schemas", "sex"), "性别，原样返回"),
     "preference": (ref("schemas", "preference"), "偏好，原样返回"),
+    "nickname": (one_line(0, models.NICKNAME_AT_MOST), "昵称，没有时为空"),
     "room_id": (integer(1), "房间号"),
-    "name": (text(1, models.NAME_AT_MOST, f"^[^{CONTROLS}]*$"), "房间名"),
-    "section": (text(1, models.SECTION_AT_MOST, f"^[^{CONTROLS}]*$"), "分区名"),
+    "name": (one_line(1, models.NAME_AT_MOST), "房间名"),
+    "section": (one_line(1, models.SECTION_AT_MOST), "分区名"),
     "description": (ref("schemas", "description"), "房间描述"),
     "room_owner_id": (ref("schemas", "openid"), "房主的 openid"),
     "users_id": (
@@ -191,10 +220,23 @@ ANSWERED = {
         f"成员的 openid：房主在最前，其余按加入的先后，最多 {models.MEMBERS_AT_MOST} 个",
     ),
     "state": (FLAG, "0 未激活（只有房主一人），1 激活（有别人加入）"),
+    "capacity": (
+        integer(models.CAPACITY_AT_LEAST, models.MEMBERS_AT_MOST),
+        "最多几人，房主也算",
+    ),
+    "last_message_id": (integer(0), "最新一条留言的 message_id，没有留言时为 0；只有我的房间才有"),
     "rooms": (array(ref("schemas", "Room"), models.LIMIT_AT_MOST), "房间列表"),
+    "nicknames": (
+        {"type": "object", "additionalProperties": one_line(0, models.NICKNAME_AT_MOST)},
+        "从 openid 到昵称，没有昵称的人不在里面："
+        "房间列表里是房主，按房间号找到的房间里是所有成员，留言列表里是发送者",
+    ),
     "has_more": ({"type": "boolean"}, "在所要的方向上还有没有更多"),
     "openid": (ref("schemas", "openid"), "用户的 openid"),
-    "message": (ref("schemas", "message"), "留言内容"),
+    "message": (
+        text(0, models.MESSAGE_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
+        "留言内容，已删除的为空",
+    ),
     "time": (TIME, "发送的时间（UTC）"),
     "message_id": (integer(1), "只增不减的整数"),
     "messages": (array(ref("schemas", "Message"), models.LIMIT_AT_MOST), "留言列表"),
@@ -206,6 +248,7 @@ ANSWERED = {
     "detail": ({"type": "string"}, "可以直接弹出的一句话"),
     "field": ({"type": "string", "enum": list(SENT)}, "有误的字段，只有 invalid_field 才有"),
 }
+AT_TIMES = ("last_message_id", "field")  # not in every object of their kind
 # status: the headers of its answers
 HEADERS = {
     401: {"WWW-Authenticate": ({"type": "string", "enum": ["Bearer"]}, "怎样登录")},
@@ -219,10 +262,10 @@ def described(schema, description):
 
 
 def answer_object(names):
-    """An object with these fields of ANSWERED; `field` is there for one error alone."""
+    """An object with these fields of ANSWERED."""
     return {
         "type": "object",
-        "required": [name for name in names if name != "field"],
+        "required": [name for name in names if name not in AT_TIMES],
         "properties": {name: described(*ANSWERED[name]) for name in names},
     }
 
@@ -255,7 +298,7 @@ def document(routes, fields, errors, version):
             },
             "schemas": {
                 **{name: described(SENT[name], field.rule) for name, field in fields.items()},
-                "Room": answer_object(ROOM),
+                "Room": answer_object([*ROOM, "last_message_id"]),
                 "Message": answer_object(MESSAGE),
                 "Failure": failure_schema(errors),
             },

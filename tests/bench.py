@@ -74,7 +74,7 @@ def fill(file, rooms, members=3):
                 text = indexed_text(*map(fold, texts))
                 indexed.append((-room_id, text))
             connection.execute("BEGIN")
-            insert("INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?)", opened)
+            insert("INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?, 500)", opened)
             # FTS5 writes out what it holds at each step back, so the rowids go up.
             insert("INSERT INTO room_index (rowid, text) VALUES (?, ?)", reversed(indexed))
             insert(
@@ -103,8 +103,8 @@ def fill(file, rooms, members=3):
             connection.execute("COMMIT")
             show_progress(f"{some[-1]:,} of {rooms:,} rooms")
         insert(
-            "INSERT INTO user VALUES (?, '1', '[\"LOL\"]')",
-            ((person("owner", number),) for number in range(people)),
+            "INSERT INTO user VALUES (?, '1', '[\"LOL\"]', ?)",
+            ((person("owner", number), f"小{number}") for number in range(people)),
         )
         connection.execute("UPDATE clock SET last_time = ?", (time_ns() // 1_000_000,))
     show_progress("")

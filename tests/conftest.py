@@ -7,10 +7,10 @@ from itertools import chain
 import pytest
 from webtest import TestApp
 
-from models import open_database
+from models import Message, open_database
 from processes import servers
 from roomapp import app
-from service.database import close_database
+from service.database import close_database, write_lock
 
 
 @pytest.fixture
@@ -81,6 +81,14 @@ def room(open_room, post):
     room_id = open_room()
     post("/usr/join", room_id=room_id, openid="hong")
     return room_id
+
+
+@pytest.fixture
+def message(room):
+    """What hong said in the room; the first there ever was, so its message_id is 1."""
+    with write_lock():
+        Message.insert_message(room, 1, "hong", "我也来", 1)
+    return 1
 
 
 @pytest.fixture

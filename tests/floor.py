@@ -34,34 +34,51 @@ def close():
     del local.connection
 
 
-def page(rooms):
+NICKNAMES = """(
+    SELECT json_group_object(openid, nickname) FROM user WHERE nickname != '' AND openid IN ({})
+)"""
+OWNERS = NICKNAMES.format("SELECT room_owner_id FROM page")
+SENDERS = NICKNAMES.format("SELECT openid FROM page")
+MEMBERS = NICKNAMES.format("SELECT openid FROM member WHERE room_id = :key")
+NEWEST = """coalesce(
+    (SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0
+) AS last_message_id"""
+
+
+def page(rooms, *more, nicknames=OWNERS):
     """The SQL of a page of rooms, given that of which and in what order."""
+    added = "".join(f", {column}" for column in more)
+    shown = ", 'last_message_id', last_message_id" if more else ""
     return f"""
+    WITH page AS (
+        SELECT room.*, (
+            SELECT json_group_array(openid) FROM (
+                SELECT openid FROM member WHERE member.room_id = room.room_id ORDER BY joined
+            )
+        ) AS users_id {added} FROM {rooms} LIMIT :limit
+    )
     SELECT (
         SELECT json_group_array(json_object(
             'room_id', room_id, 'name', name, 'section', section, 'description', description,
             'room_owner_id', room_owner_id, 'users_id', json(users_id),
-            'state', json_array_length(users_id) > 1
-        )) FROM (
-            SELECT room.*, (
-                SELECT json_group_array(openid) FROM (
-                    SELECT openid FROM member WHERE member.room_id = room.room_id ORDER BY joined
-                )
-            ) AS users_id FROM {rooms} LIMIT :limit
-        )
-    ), EXISTS (SELECT 1 FROM {rooms} LIMIT 1 OFFSET :limit)
+            'state', json_array_length(users_id) > 1, 'capacity', capacity {shown}
+        )) FROM page
+    ), {nicknames}, EXISTS (SELECT 1 FROM {rooms} LIMIT 1 OFFSET :limit)
     """
 
 
-OWNED = page("room WHERE room_owner_id = :openid AND room_id < :before ORDER BY room_id DESC")
+OWNED = page(
+    "room WHERE room_owner_id = :openid AND room_id < :before ORDER BY room_id DESC", NEWEST
+)
 JOINED = page(
     "member AS mine JOIN room USING (room_id) WHERE mine.openid = :openid"
-    " AND mine.room_id < :before AND NOT is_owner ORDER BY mine.room_id DESC"
+    " AND mine.room_id < :before AND NOT is_owner ORDER BY mine.room_id DESC",
+    NEWEST,
 )
 IN_SECTION = page(
     "room WHERE folded_section = :section AND room_id < :before ORDER BY room_id DESC"
 )
-NUMBERED = page("room WHERE room_id = :key")
+NUMBERED = page("room WHERE room_id = :key", nicknames=MEMBERS)
 GIVEN = page("json_each(:room_ids) JOIN room ON room_id = value ORDER BY key")
 NAMED = "SELECT room_id FROM room WHERE folded_name = ? ORDER BY room_id DESC LIMIT ?"
 INDEXED = "SELECT -rowid FROM room_index WHERE {} ORDER BY rowid LIMIT ?"
@@ -70,15 +87,14 @@ INDEXED = "SELECT -rowid FROM room_index WHERE {} ORDER BY rowid LIMIT ?"
 def messages(which):
     """The SQL of a page of a room's messages, given that of which and in what order."""
     return f"""
+    WITH page AS (SELECT * FROM message WHERE room_id = :room_id AND {which} LIMIT :limit)
     SELECT json_group_array(json_object(
         'openid', openid, 'message', message,
         'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
         'message_id', message_id
-    )), EXISTS (SELECT 1 FROM message WHERE room_id = :room_id AND {which} LIMIT 1 OFFSET :limit)
-    FROM (
-        SELECT * FROM (SELECT * FROM message WHERE room_id = :room_id AND {which} LIMIT :limit)
-        ORDER BY message_id
-    )
+    )), {SENDERS},
+    EXISTS (SELECT 1 FROM message WHERE room_id = :room_id AND {which} LIMIT 1 OFFSET :limit)
+    FROM (SELECT * FROM page ORDER BY message_id)
     """
 
 
@@ -91,7 +107,11 @@ def complete():
     sent = sent_object()
     values = sent["openid"], json.dumps(sent["sex"]), json.dumps(sent["preference"])
     with write_transaction() as run:
-        run("INSERT OR REPLACE INTO user VALUES (?, json(?), json(?))", values)
+        run(
+            "INSERT INTO user (openid, sex, preference) VALUES (?, json(?), json(?))"
+            " ON CONFLICT DO UPDATE SET sex = excluded.sex, preference = excluded.preference",
+            values,
+        )
         tick(run)
     return done()
 
@@ -99,10 +119,10 @@ def complete():
 @app.post("/usr/info")
 def info():
     found = connection().execute(
-        "SELECT sex, preference FROM user WHERE openid = :openid", sent_object()
+        "SELECT sex, preference, nickname FROM user WHERE openid = :openid", sent_object()
     )
-    sex, preference = found.fetchone()
-    return done(sex=json.loads(sex), preference=json.loads(preference))
+    sex, preference, nickname = found.fetchone()
+    return done(sex=json.loads(sex), preference=json.loads(preference), nickname=nickname)
 
 
 @app.post("/usr/roomlist1")
@@ -138,7 +158,7 @@ def add():
     owner = sent["room_owner_id"]
     with write_transaction() as run:
         values = name, section, description, owner, *folded[:2]
-        room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid
+        room_id = run("INSERT INTO room VALUES (NULL, ?, ?, ?, ?, ?, ?, 500)", values).lastrowid
         text = indexed_text(*folded)
         run("INSERT INTO room_index (rowid, text) VALUES (?, ?)", (-room_id, text))
         run("INSERT INTO member VALUES (?, ?, ?, 1)", (room_id, tick(run), owner))
@@ -227,9 +247,11 @@ def rfc3339(milliseconds):
 
 
 def answer_list(name, sql, values):
-    array, more = connection().execute(sql, values).fetchone()
+    array, nicknames, more = connection().execute(sql, values).fetchone()
     has_more = "true" if more else "false"
-    return answer(f'{{"response_code":1,"{name}":{array},"has_more":{has_more}}}')
+    return answer(
+        f'{{"response_code":1,"{name}":{array},"nicknames":{nicknames},"has_more":{has_more}}}'
+    )
 
 
 def done(**fields):

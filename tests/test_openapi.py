@@ -124,10 +124,9 @@ def token(post):
 
 
 @pytest.fixture
-def somebody(post, room):
+def somebody(post, message):
     """ming with a profile and a room, which is room 1 and has hong and a message in it."""
     post("/usr/complete", openid="ming", sex=1, preference=[])
-    post("/room/send_message", room_id=1, openid="hong", message="嗨")
 
 
 def test_it_is_valid():

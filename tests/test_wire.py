@@ -14,12 +14,16 @@ HOMES = {
     "openid": "/usr/join",
     "sex": "/usr/complete",
     "preference": "/usr/complete",
+    "nickname": "/usr/complete",
     "room_id": "/usr/join",
     "name": "/room/add",
     "section": "/room/section",
     "description": "/room/add",
     "room_owner_id": "/room/add",
+    "capacity": "/room/add",
     "message": "/room/send_message",
+    "message_id": "/room/delete_message",
+    "request_id": "/room/send_message",
     "key": "/search",
     "limit": "/room/get_message",
     "before": "/room/get_message",
@@ -30,8 +34,8 @@ every_endpoint = pytest.mark.parametrize("url", BODIES)
 
 
 @pytest.fixture(autouse=True)
-def somebody(post, room):
-    """ming with a profile and a room, which is room 1 and has hong in it."""
+def somebody(post, message):
+    """ming with a profile and a room, which is room 1 and has hong and a message in it."""
     post("/usr/complete", openid="ming", sex=1, preference=[])
 
 
@@ -58,7 +62,9 @@ def try_value(post):
 def test_these_are_all_endpoints_and_fields():
     assert {route.rule for route in app.routes} == {*BODIES, "/time", "/usr/login", *PAGES}
     assert set(HOMES) == FIELDS.keys() - {"code"}
-    assert {field for field, *_ in LEAST_AND_MOST} | {"room_id", "code"} == set(FIELDS)
+    assert {field for field, *_ in LEAST_AND_MOST} | {"room_id", "message_id", "code"} == set(
+        FIELDS
+    )
 
 
 @every_endpoint
