@@ -20,14 +20,16 @@ ROOM = {
     "capacity": 5,
 }
 MESSAGE = {
-    "openid": "hong",
-    "message": "我八点到",
+    "openid": "ming",
+    "message": "八点见",
     "time": "2026-11-23T08:28:00.123Z",
     "message_id": 1795422480123,
 }
-ROOMS = {"rooms": [ROOM], "nicknames": {"ming": "小明"}, "has_more": False}
-MY_ROOMS = {**ROOMS, "rooms": [{**ROOM, "last_message_id": MESSAGE["message_id"]}]}
-MESSAGES = {"messages": [MESSAGE], "nicknames": {"hong": "阿红"}, "has_more": False}
+PROFILE = {"sex": 1, "preference": ["篮球", "桌游"], "nickname": "小明"}
+NICKNAMES = {"ming": "小明"}
+ROOMS = {"rooms": [ROOM], "nicknames": NICKNAMES, "has_more": False}
+MY_ROOMS = {**ROOMS, "rooms": [{**ROOM, "last_message_id": 0}]}
+MESSAGES = {"messages": [MESSAGE], "nicknames": NICKNAMES, "has_more": False}
 PAGE = ("limit", "before")
 LOGIN = {
     "openid": "ming",
@@ -40,7 +42,7 @@ LOGIN = {
 class Endpoint(NamedTuple):
     """What neither the route nor its docstring says."""
 
-    takes: dict[str, Any]  # an example with every required field, in the document's order
+    takes: dict[str, Any]  # an example, with every field that is not optional
     answers: dict[str, Any]  # what is answered to it, beside response_code
     optional: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()  # beside those of every endpoint
@@ -48,14 +50,14 @@ class Endpoint(NamedTuple):
 
 ENDPOINTS = {
     "/usr/complete": Endpoint(
-        {"openid": "ming", "sex": 1, "preference": ["篮球", "桌游"]},
+        {"openid": "ming", **PROFILE},
         {},
         optional=("nickname",),
         errors=("identity_mismatch",),
     ),
     "/usr/info": Endpoint(
         {"openid": "ming"},
-        {"sex": 1, "preference": ["篮球", "桌游"], "nickname": "小明"},
+        PROFILE,
         errors=("identity_mismatch", "user_not_found"),
     ),
     "/usr/roomlist1": Endpoint({"openid": "ming"}, MY_ROOMS, PAGE, ("identity_mismatch",)),
@@ -72,7 +74,10 @@ ENDPOINTS = {
     ),
     "/room/section": Endpoint({"section": "lol"}, ROOMS, PAGE),
     "/room/add": Endpoint(
-        {field: ROOM[field] for field in ("name", "section", "description", "room_owner_id")},
+        {
+            field: ROOM[field]
+            for field in ("name", "section", "description", "room_owner_id", "capacity")
+        },
         {"room_id": 1},
         optional=("capacity", "request_id"),
         errors=("identity_mismatch",),
@@ -94,19 +99,19 @@ ENDPOINTS = {
         errors=("not_member", "room_not_found"),
     ),
     "/room/send_message": Endpoint(
-        {"room_id": 1, "openid": "hong", "message": "我八点到"},
+        {"room_id": 1, "openid": "ming", "message": "八点见"},
         {"message_id": MESSAGE["message_id"], "time": MESSAGE["time"]},
         optional=("request_id",),
         errors=("not_member", "identity_mismatch", "room_not_found"),
     ),
     "/room/complete": Endpoint(
-        {"room_id": 1, "openid": "ming"},
+        {"room_id": 1, "openid": "ming", "description": "八点，人齐了", "capacity": 2},
         {},
         optional=("name", "section", "description", "capacity"),
         errors=("not_owner", "identity_mismatch", "room_not_found", "capacity_too_small"),
     ),
     "/room/delete_message": Endpoint(
-        {"room_id": 1, "openid": "hong", "message_id": MESSAGE["message_id"]},
+        {"room_id": 1, "openid": "ming", "message_id": MESSAGE["message_id"]},
         {},
         errors=("not_owner", "identity_mismatch", "room_not_found", "message_not_found"),
     ),
@@ -335,7 +340,7 @@ def operation(route, errors):
 def body(endpoint):
     schema = {
         "type": "object",
-        "required": list(endpoint.takes),
+        "required": [name for name in endpoint.takes if name not in endpoint.optional],
         "properties": {
             name: ref("schemas", name) for name in (*endpoint.takes, *endpoint.optional)
         },

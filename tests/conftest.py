@@ -85,9 +85,9 @@ def room(open_room, post):
 
 @pytest.fixture
 def message(room):
-    """What hong said in the room; the first there ever was, so its message_id is 1."""
+    """What ming said in the room; the first there ever was, so its message_id is 1."""
     with write_lock():
-        Message.insert_message(room, 1, "hong", "我也来", 1)
+        Message.insert_message(room, 1, "ming", "有人吗", 1)
     return 1
 
 

@@ -19,7 +19,7 @@ BODIES = {
     "/room/get_message": {"room_id": 1},
     "/room/send_message": {"room_id": 1, "openid": "hong", "message": "嗨"},
     "/room/complete": {"room_id": 1, "openid": "ming"},
-    "/room/delete_message": {"room_id": 1, "openid": "hong", "message_id": 1},
+    "/room/delete_message": {"room_id": 1, "openid": "ming", "message_id": 1},
     "/search": {"key": "学习"},
 }
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]

@@ -220,7 +220,7 @@ def test_what_a_program_left_half_done_does_not_touch_the_restored_one(run, file
         connection.execute("PRAGMA cache_size = 1")
         connection.execute("BEGIN")
         for number in range(2000):
-            connection.execute("INSERT INTO user VALUES (?, '1', '[]')", [f"x{number}"])
+            connection.execute("INSERT INTO user VALUES (?, '1', '[]', '')", [f"x{number}"])
         os._exit(0)
     """
     subprocess.run([sys.executable, "-c", script, str(file)], check=True)
@@ -340,7 +340,7 @@ def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
 # Older schemas
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def old_database(request, file):
     """A database as an older version made it, with a profile, a room and two messages."""
     script = Path(__file__).with_name(f"schema_{request.param}.sql")

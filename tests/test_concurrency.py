@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-CLIENTS = 16
+CLIENTS = 20
 pytestmark = pytest.mark.slow
 
 
@@ -57,6 +57,45 @@ def test_the_last_places_of_a_room_are_given_once(start):
     assert answers.count("room_full") == CLIENTS * 3 - 9
     users_id = server.post("/search", key=room_id)["rooms"][0]["users_id"]
     assert len(users_id) == len(set(users_id)) == 500
+
+
+def test_600_people_at_once_fill_a_small_room_and_no_more(start):
+    server = start("--threads", CLIENTS, "--quiet")
+    fields = {"name": "十二人局", "section": "桌游", "description": "", "room_owner_id": "ming"}
+    room_id = server.post("/room/add", **fields, capacity=12)["room_id"]
+
+    def join(number, post):
+        people = range(number, 600, CLIENTS)
+        answers = [post("/usr/join", room_id=room_id, openid=f"guest{each}") for each in people]
+        return [answer.get("error", "joined") for answer in answers]
+
+    answers = at_once(server, join)
+    assert answers.count("joined") == 11
+    assert answers.count("room_full") == 600 - 11
+    (room,) = server.post("/search", key=room_id)["rooms"]
+    assert len(room["users_id"]) == 12
+
+
+def test_20_equal_requests_at_once_are_done_once(start):
+    server = start("--threads", CLIENTS, "--quiet")
+    room_id = server.open_room()
+    room = {"name": "一", "section": "桌游", "description": "", "room_owner_id": "ming"}
+    message = {"room_id": room_id, "openid": "ming", "message": "嗨"}
+
+    def send(number, post):
+        return [
+            (
+                tuple(post("/room/send_message", **message, request_id=f"{each}").items()),
+                tuple(post("/room/add", **room, request_id=f"{each}").items()),
+            )
+            for each in range(20)
+        ]
+
+    answers = at_once(server, send)
+    assert len(answers) == CLIENTS * 20
+    assert len(set(answers)) == 20, "each has one answer"
+    assert len(server.post("/room/get_message", room_id=room_id)["messages"]) == 20
+    assert len(server.post("/room/section", section="桌游")["rooms"]) == 20
 
 
 def test_everything_at_once_leaves_everything_in_order(start):

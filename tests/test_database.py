@@ -110,6 +110,9 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (User, {"openid": "x", "sex": 1, "preference": ["x", ""]}),
         (User, {"openid": "x", "sex": 1, "preference": ["x", "x" * 31]}),
         (User, {"openid": "x", "sex": 1, "preference": ["x", 1]}),
+        (User, {"openid": "x", "sex": 1, "preference": [], "nickname": "x" * 21}),
+        (Room, {"capacity": 1}),
+        (Room, {"capacity": 501}),
         (Room, {"name": ""}),
         (Room, {"name": "x" * 61}),
         (Room, {"section": ""}),
@@ -121,7 +124,7 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (Member, {"room": 1, "openid": "x" * 65, "joined": 1}),
         (Member, {"room": 1, "openid": "hong", "joined": 1}),
         (Member, {"room": 2, "openid": "x", "joined": 1}),
-        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "", "time": 1}),
+        (Message, {"room": 1, "message_id": 1, "openid": "", "message": "x", "time": 1}),
         (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "x" * 2001, "time": 1}),
         (Message, {"room": 2, "message_id": 1, "openid": "x", "message": "x", "time": 1}),
     ],
@@ -129,7 +132,9 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
 def test_the_schema_guards_what_the_code_guards(room, dump, table, row):
     if table is Room:
         fine = {"name": "x", "section": "x", "description": "", "room_owner_id": "x"}
-        row = {"folded_name": "x", "folded_section": "x", **fine, **row}
+        row = {"folded_name": "x", "folded_section": "x", "capacity": 500, **fine, **row}
+    if table is User:
+        row = {"nickname": "", **row}
     before = dump()
     with pytest.raises(IntegrityError), write_lock():
         table.create(**row)
@@ -143,6 +148,8 @@ def test_the_schema_guards_how_many_are_in_a_room(room, dump):
     before = dump()
     with pytest.raises(IntegrityError, match="room_full"), write_lock():
         Member.create(room=room, openid="late", joined=1000)
+    with pytest.raises(IntegrityError, match="capacity_too_small"), write_lock():
+        Room.update(capacity=499).execute()
     assert dump() == before
 
 
@@ -159,6 +166,7 @@ def test_connections_are_set_up_as_promised(client):
     assert database.journal_mode == "wal"
     assert database.synchronous == 2, "FULL: every commit is synced"
     assert database.foreign_keys == 1
+    assert database.pragma("secure_delete") == 1
     assert database.pragma("busy_timeout") == 5000 == file.BUSY_SECONDS * 1000
 
 

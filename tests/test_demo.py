@@ -40,9 +40,8 @@ def ask(campus_file):
 def test_everybody_has_a_profile(ask):
     for user in CAMPUS["users"]:
         profile = ask("/usr/info", openid=user["openid"])
-        assert profile == {"response_code": 1} | {
-            field: user[field] for field in ("sex", "preference")
-        }
+        shown = {field: user.get(field, "") for field in ("sex", "preference", "nickname")}
+        assert profile == {"response_code": 1, **shown}
 
 
 def test_every_room_is_in_its_section_with_its_members(ask):
@@ -53,6 +52,7 @@ def test_every_room_is_in_its_section_with_its_members(ask):
         for room, wanted in zip(reversed(shown), told, strict=True):
             assert room["users_id"] == [wanted["room_owner_id"], *wanted["members"]]
             assert room["state"] == bool(wanted["members"])
+            assert room["capacity"] == wanted.get("capacity", 500)
 
 
 def test_conversations_read_as_they_were_written(ask):
@@ -61,6 +61,12 @@ def test_conversations_read_as_they_were_written(ask):
         answer = ask("/room/get_message", room_id=found["room_id"])["messages"]
         shown = [{"openid": each["openid"], "message": each["message"]} for each in answer]
         assert shown == room["messages"], room["name"]
+
+
+def test_there_are_rooms_of_few_and_of_many_full_ones_and_others():
+    rooms = [room for room in CAMPUS["rooms"] if "capacity" in room]
+    assert {2, 4, 5, 12} <= {room["capacity"] for room in rooms}
+    assert {1 + len(room["members"]) == room["capacity"] for room in rooms} == {True, False}
 
 
 def test_clients_could_have_sent_all_of_it():

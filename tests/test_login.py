@@ -19,7 +19,7 @@ import roomapp
 from document import BODIES
 from processes import ONE_SHOT, PROJECT, read_answer, signals, start_error
 from service import limits, options, wechat
-from service.database import Refused
+from service.database import Refused, write_lock
 from wechat_server import APPID, SECRET, SESSION_KEY, stand_in
 
 
@@ -79,7 +79,7 @@ def send(client):
 
 @pytest.fixture
 def campus(login, send):
-    """ming, whose room 1 hong is in; li, alone in room 2; gang, who has no profile."""
+    """ming, whose room 1 has hong and message 1; li, alone in room 2; gang, without a profile."""
     people = {openid: login(openid) for openid in ("ming", "hong", "li", "gang")}
     for openid in ("ming", "hong", "li"):
         send("/usr/complete", people[openid], openid=openid, sex=1, preference=[])
@@ -87,6 +87,8 @@ def campus(login, send):
     send("/usr/join", people["hong"], room_id=1, openid="hong")
     own = {"name": "li", "section": "li", "description": "", "room_owner_id": "li"}
     send("/room/add", people["li"], **own)
+    with write_lock():
+        models.Message.insert_message(1, 1, "ming", "有人吗", 1)
     return people
 
 
@@ -385,6 +387,8 @@ def test_a_login_while_the_clock_is_wrong_ends_few_tokens_and_does_not_outlast_t
         "/room/add",
         "/room/delete",
         "/room/send_message",
+        "/room/complete",
+        "/room/delete_message",
     ],
 )
 def test_nobody_acts_as_somebody_else(campus, send, dump, assert_refused, url):

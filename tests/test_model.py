@@ -29,6 +29,8 @@ words = st.sampled_from(
     ["LOL", "ｌｏｌ", "开黑", "王者", "100%", "a_b", "C++", "🎮", "lol 开黑", "Straße"]
 )
 limits = st.none() | st.integers(1, 4)
+nicknames = st.none() | st.sampled_from(["小明", "阿红"])
+request_ids = st.none() | st.sampled_from("ab")
 
 
 def fold_text(text):
@@ -36,12 +38,13 @@ def fold_text(text):
 
 
 class Room:
-    def __init__(self, room_id, name, section, description, owner):
+    def __init__(self, room_id, name, section, description, owner, capacity=500):
         self.room_id = room_id
         self.name = name
         self.section = section
         self.description = description
         self.members = [owner]
+        self.capacity = capacity
         self.messages = []
 
     def as_answered(self):
@@ -53,6 +56,7 @@ class Room:
             "room_owner_id": self.members[0],
             "users_id": self.members,
             "state": int(len(self.members) > 1),
+            "capacity": self.capacity,
         }
 
     def rank(self, key):
@@ -76,6 +80,8 @@ class Lives(RuleBasedStateMachine):
         open_database(Path(self.folder.name) / "roomapp.db")
         self.client = TestApp(app)
         self.profiles = {}
+        self.nicknames = {}
+        self.answers = {}
         self.living = {}
         self.opened = 0
         self.last_time = self.client.get("/time").json["last_time"]
@@ -120,29 +126,88 @@ class Lives(RuleBasedStateMachine):
         self.last_time = last_time
         self.changed = False
 
-    @rule(openid=people, sex=st.sampled_from([0, 1, "1", "男"]), preference=st.lists(words))
-    def complete(self, openid, sex, preference):
-        changes = self.profiles.get(openid) != (sex, preference)
-        fields = {"openid": openid, "sex": sex, "preference": preference}
+    def once(self, url, openid, fields, request_id):
+        """Send what can be done; the answer, and whether it is the first to this request_id."""
+        key = url, openid, request_id
+        known = self.answers.get(key) if request_id else None
+        answer = self.done(url, changes=known is None, **fields, request_id=request_id)
+        assert known in (None, answer)
+        self.answers[key] = answer
+        return answer, known is None
+
+    @rule(
+        openid=people,
+        sex=st.sampled_from([0, 1, "1", "男"]),
+        preference=st.lists(words),
+        nickname=nicknames,
+    )
+    def complete(self, openid, sex, preference, nickname):
+        profile = (sex, preference, nickname or self.nicknames.get(openid, ""))
+        changes = self.profiles.get(openid) != profile
+        fields = {"openid": openid, "sex": sex, "preference": preference, "nickname": nickname}
         assert self.done("/usr/complete", changes, **fields) == {}
-        self.profiles[openid] = (sex, preference)
+        self.profiles[openid] = profile
+        if nickname:
+            self.nicknames[openid] = nickname
 
     @rule(openid=people)
     def info(self, openid):
         if openid not in self.profiles:
             return self.assert_refused("user_not_found", "/usr/info", openid=openid)
-        sex, preference = self.profiles[openid]
+        sex, preference, nickname = self.profiles[openid]
         answer = self.done("/usr/info", changes=False, openid=openid)
-        assert answer == {"sex": sex, "preference": preference}
+        assert answer == {"sex": sex, "preference": preference, "nickname": nickname}
 
-    @rule(target=rooms, owner=people, name=words, section=words, description=words | st.just(""))
-    def add(self, owner, name, section, description):
+    @rule(
+        target=rooms,
+        owner=people,
+        name=words,
+        section=words,
+        description=words | st.just(""),
+        capacity=st.sampled_from([2, 3]),
+        request_id=request_ids,
+    )
+    def add(self, owner, name, section, description, capacity=500, request_id=None):
         texts = {"name": name, "section": section, "description": description}
-        answer = self.done("/room/add", **texts, room_owner_id=owner)
-        self.opened += 1
-        assert answer == {"room_id": self.opened}
-        self.living[self.opened] = Room(self.opened, **texts, owner=owner)
-        return self.opened
+        fields = {**texts, "room_owner_id": owner, "capacity": capacity}
+        answer, is_new = self.once("/room/add", owner, fields, request_id)
+        if is_new:
+            self.opened += 1
+            assert answer == {"room_id": self.opened}
+            self.living[self.opened] = Room(self.opened, **texts, owner=owner, capacity=capacity)
+        return answer["room_id"]
+
+    @rule(
+        room_id=rooms,
+        openid=people,
+        changes=st.fixed_dictionaries(
+            {},
+            optional={
+                "name": words,
+                "section": words,
+                "description": words,
+                "capacity": st.integers(2, 4),
+            },
+        ),
+    )
+    def edit(self, room_id, openid, changes):
+        room = self.living.get(room_id)
+        error = (
+            "room_not_found"
+            if room is None
+            else "not_owner"
+            if openid != room.members[0]
+            else "capacity_too_small"
+            if changes.get("capacity", 500) < len(room.members)
+            else None
+        )
+        fields = {"room_id": room_id, "openid": openid, **changes}
+        if error:
+            return self.assert_refused(error, "/room/complete", **fields)
+        new = any(getattr(room, field) != value for field, value in changes.items())
+        assert self.done("/room/complete", new, **fields) == {}
+        for field, value in changes.items():
+            setattr(room, field, value)
 
     @rule(room_id=rooms, openid=people)
     def join(self, room_id, openid):
@@ -152,6 +217,8 @@ class Lives(RuleBasedStateMachine):
                 "room_not_found", "/usr/join", room_id=room_id, openid=openid
             )
         new = openid not in room.members
+        if new and len(room.members) >= room.capacity:
+            return self.assert_refused("room_full", "/usr/join", room_id=room_id, openid=openid)
         assert self.done("/usr/join", new, room_id=room_id, openid=openid) == {}
         room.members += [openid] * new
 
@@ -184,18 +251,41 @@ class Lives(RuleBasedStateMachine):
         assert self.done("/room/delete", room_id=room_id, openid=openid) == {}
         del self.living[room_id]
 
-    @rule(room_id=rooms, openid=people, message=words)
-    def send_message(self, room_id, openid, message):
+    @rule(room_id=rooms, openid=people, message=words, request_id=request_ids)
+    def send_message(self, room_id, openid, message, request_id=None):
         room = self.living.get(room_id)
         fields = {"room_id": room_id, "openid": openid, "message": message}
-        if room is None or openid not in room.members:
+        known = request_id and ("/room/send_message", openid, request_id) in self.answers
+        if not known and (room is None or openid not in room.members):
             error = "room_not_found" if room is None else "not_member"
             return self.assert_refused(error, "/room/send_message", **fields)
-        sent = self.done("/room/send_message", **fields)
-        earlier = [each["message_id"] for each in room.messages]
-        assert sent["message_id"] > max(earlier, default=0)
-        room.messages.append({"openid": openid, "message": message, **sent})
+        sent, is_new = self.once("/room/send_message", openid, fields, request_id)
+        if is_new:
+            earlier = [each["message_id"] for each in room.messages]
+            assert sent["message_id"] > max(earlier, default=0)
+            room.messages.append({"openid": openid, "message": message, **sent})
         assert self.client.get("/time").json["last_time"] >= sent["time"]
+
+    @rule(room_id=rooms, openid=people, place=st.integers(0, 5))
+    def delete_message(self, room_id, openid, place):
+        room = self.living.get(room_id)
+        messages = room.messages if room else []
+        message = messages[place] if place < len(messages) else None
+        error = (
+            "room_not_found"
+            if room is None
+            else "message_not_found"
+            if message is None
+            else "not_owner"
+            if openid not in (message["openid"], room.members[0])
+            else None
+        )
+        message_id = message["message_id"] if message else 1
+        fields = {"room_id": room_id, "openid": openid, "message_id": message_id}
+        if error:
+            return self.assert_refused(error, "/room/delete_message", **fields)
+        assert self.done("/room/delete_message", bool(message["message"]), **fields) == {}
+        message["message"] = ""
 
     @rule(room_id=rooms, limit=limits, place=st.integers(0, 5))
     def get_message(self, room_id, limit, place):
@@ -218,15 +308,27 @@ class Lives(RuleBasedStateMachine):
         limit = limit or 100
         answer = self.done("/room/get_message", changes=False, room_id=room_id, **asked)
         messages = found[:limit] if "after" in page else found[-limit:]
-        assert answer == {"messages": messages, "has_more": len(found) > limit}
+        senders = self.names(message["openid"] for message in messages)
+        has_more = len(found) > limit
+        assert answer == {"messages": messages, "nicknames": senders, "has_more": has_more}
 
-    def check_rooms(self, url, found, limit, **fields):
+    def names(self, people):
+        return {openid: self.nicknames[openid] for openid in people if openid in self.nicknames}
+
+    def check_rooms(self, url, found, limit, people=None, **fields):
         """Compare a list of rooms with those that the model finds, in order."""
         asked = {"limit": limit} if limit else {}
         limit = limit or 100
         answer = self.done(url, changes=False, **asked, **fields)
-        rooms = [room.as_answered() for room in found[:limit]]
-        assert answer == {"rooms": rooms, "has_more": len(found) > limit}
+        shown = found[:limit]
+        rooms = [room.as_answered() for room in shown]
+        if "openid" in fields:
+            for room, each in zip(shown, rooms, strict=True):
+                each["last_message_id"] = max(
+                    (message["message_id"] for message in room.messages), default=0
+                )
+        names = self.names(people or [room.members[0] for room in shown])
+        assert answer == {"rooms": rooms, "nicknames": names, "has_more": len(found) > limit}
 
     def newest(self, condition, before):
         rooms = sorted(self.living.values(), key=lambda room: -room.room_id)
@@ -257,7 +359,8 @@ class Lives(RuleBasedStateMachine):
     @rule(room_id=st.integers(0, 9), form=st.sampled_from([int, str, "0{}".format]))
     def search_by_number(self, room_id, form):
         if room_id in self.living:
-            self.check_rooms("/search", [self.living[room_id]], None, key=form(room_id))
+            room = self.living[room_id]
+            self.check_rooms("/search", [room], None, room.members, key=form(room_id))
         else:
             self.search(key=str(form(room_id)), limit=None)
 

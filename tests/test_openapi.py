@@ -22,7 +22,7 @@ from openapi_spec_validator import validate
 
 import roomapp
 from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
-from models import LIMIT_AT_MOST, MEMBERS_AT_MOST, open_database
+from models import MEMBERS_AT_MOST, open_database
 from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, FIELDS, app, document
 from service import database as file
@@ -49,13 +49,21 @@ LIFE = [
     "/room/send_message",
     "/room/get_message",
     "/time",
+    "/room/complete",
+    "/room/delete_message",
     "/room/kick",
     "/room/delete",
 ]
 VERIFYING = ["ROOMAPP_WECHAT_APPID", "ROOMAPP_WECHAT_SECRET", "ROOMAPP_WECHAT_API"]
 # What is refused and JSON Schema cannot tell from what is taken: that a number was written with a
 # point, and that a character shows nothing.
-BEYOND_SCHEMAS = [("sex", 1.0), ("room_id", 1.0), ("openid", "a\u200bb")]
+BEYOND_SCHEMAS = [
+    ("sex", 1.0),
+    ("room_id", 1.0),
+    ("message_id", 1.0),
+    ("capacity", 2.0),
+    ("openid", "a\u200bb"),
+]
 
 
 def resolve(described):
@@ -186,15 +194,17 @@ def test_the_summaries_are_the_headings_of_the_interface_document():
         "我的房间（我发起的）",
         "我的房间（我参与的）",
         "加入房间",
+        "登录",
         "由分区名得到房间列表",
         "创建房间",
         "踢人",
         "删除房间",
         "获得房间消息列表",
         "留言",
+        "修改房间",
+        "删除留言",
         "搜索房间",
         "最新时间",
-        "登录",
     ]
 
 
@@ -238,12 +248,13 @@ def test_what_is_out_of_limits_is_not_valid(field, values):
         assert of_field(field).is_valid(value) == ((field, value) in BEYOND_SCHEMAS), value
 
 
+@pytest.mark.parametrize("field", ["limit", "capacity"])
 @pytest.mark.parametrize("zero", "0０")
-def test_a_limit_in_digits_is_valid_as_far_as_one_in_a_number(zero):
-    for number in range(LIMIT_AT_MOST + 600):
+def test_a_number_in_digits_is_valid_as_far_as_the_number(zero, field):
+    for number in range(1100):
         digits = str(number).translate({ord("0") + n: ord(zero) + n for n in range(10)})
-        assert of_field("limit").is_valid(digits) == (1 <= number <= LIMIT_AT_MOST)
-        assert of_field("limit").is_valid(zero + digits) == (1 <= number <= LIMIT_AT_MOST)
+        assert of_field(field).is_valid(digits) == of_field(field).is_valid(number)
+        assert of_field(field).is_valid(zero + digits) == of_field(field).is_valid(number)
 
 
 # Characters that one rule or another sets apart.
@@ -276,14 +287,20 @@ def test_the_examples_are_what_the_service_answers(client):
 
     def timeless(answer):
         return re.sub(
-            r'"(time|last_time|message_id)": ("[^"]*"|\d+)', r'"\1": now', json.dumps(answer)
+            r'"(time|last_time|message_id|last_message_id)": ("[^"]*"|\d+)',
+            r'"\1": now',
+            json.dumps(answer),
         )
 
+    sent = {}
     assert sorted([*LIFE, "/usr/login"]) == sorted(OPERATIONS)
     for url in LIFE:
         taken = OPERATIONS[url].get("requestBody")
-        answer = client.post_json(url, json_of(taken)["example"]) if taken else client.get(url)
+        body = {**json_of(taken)["example"], **sent} if taken else {}
+        answer = client.post_json(url, body) if taken else client.get(url)
         assert_conforms(url, answer)
+        if url == "/room/send_message":
+            sent = {"message_id": answer.json["message_id"]}
         done = json_of(OPERATIONS[url]["responses"]["200"])
         assert timeless(answer.json) == timeless(done["example"])
         validator(done["schema"]).validate(done["example"])
@@ -304,7 +321,7 @@ def test_the_example_of_a_login_has_the_form_of_one(verified_mode, post):
 
 
 def test_an_answer_has_exactly_the_documented_fields(somebody, client):
-    rooms = client.post_json("/search", {"key": 1}).json
+    rooms = client.post_json("/usr/roomlist1", {"openid": "ming"}).json
     messages = client.post_json("/room/get_message", {"room_id": 1}).json
     schemas = DOCUMENT["components"]["schemas"]
     assert list(rooms["rooms"][0]) == list(schemas["Room"]["properties"])
@@ -319,12 +336,14 @@ WRONG = {
     "user_not_found": {"openid": "nobody"},
     "member_not_found": {"openid": "nobody"},
     "not_owner": {"openid": "hong"},
+    "message_not_found": {"message_id": 9},
     "not_member": {"openid": "nobody"},
+    "capacity_too_small": {"capacity": 2},
     "owner_cannot_leave": {"openid": "ming"},
     "invalid_field": {"openid": "", "section": "", "name": "", "key": "", "room_id": 0, "code": ""},
     "login_failed": {"code": "unknown"},
 }
-IN_TROUBLE = ("room_full", "server_error", "database_busy")
+IN_TROUBLE = ("room_full", "capacity_too_small", "server_error", "database_busy")
 # What only those have whose identity is verified.
 OF_CALLERS = {
     ("/room/kick", "not_owner"),
@@ -431,7 +450,7 @@ def everywhere(error):
 def test_a_full_room_is_had_where_it_is_documented(somebody, post, assert_error):
     for number in range(MEMBERS_AT_MOST - 2):
         post("/usr/join", room_id=1, openid=f"guest{number}")
-    for each in everywhere("room_full"):
+    for each in [*everywhere("room_full"), *everywhere("capacity_too_small")]:
         assert_error(*each)
     for url, body in BODIES.items():
         assert_conforms(url, post(url, **body))

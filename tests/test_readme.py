@@ -7,8 +7,9 @@ import shlex
 import pytest
 
 import roomapp
-from document import BODIES, LISTS, PAGES
+from document import BODIES, PAGES
 from processes import PROJECT
+from service.openapi import ENDPOINTS
 from service.options import COMMANDS, OPTIONS, variable
 
 
@@ -39,8 +40,7 @@ def test_the_fields_are_those_of_the_document(readme):
         url = names(endpoint)[0].split()[1]
         required, _, optional = fields.partition("[")
         assert names(required) == (["code"] if url == "/usr/login" else list(BODIES[url]))
-        pages = {"limit": LISTS, "before": LISTS[:4], "after": LISTS[3:4]}
-        assert names(optional) == [field for field, urls in pages.items() if url in urls]
+        assert names(optional) == list(ENDPOINTS[url].optional)
 
 
 def test_the_options_are_those_of_the_code(readme):

@@ -56,6 +56,7 @@ def test_an_unknown_section_is_empty(post, room):
     assert post("/room/section", section="没有").json == {
         "response_code": 1,
         "rooms": [],
+        "nicknames": {},
         "has_more": False,
     }
 
@@ -159,6 +160,7 @@ def test_a_message_is_shown_as_it_was_sent(post, room):
                 "message_id": sent["message_id"],
             }
         ],
+        "nicknames": {},
         "has_more": False,
     }
 
@@ -234,3 +236,194 @@ def test_a_page_of_messages_ends_at_about_a_megabyte_and_paging_shows_all(post, 
         ids, has_more = page(after=newer[-1])
         newer += ids
     assert older == newer == sent
+
+
+# Editing
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("name", " 一起 刷题\n", "一起 刷题"),
+        ("section", 3, "3"),
+        ("description", "", ""),
+        ("description", "四楼\n靠窗", "四楼\n靠窗"),
+        ("capacity", "2", 2),
+    ],
+)
+def test_the_owner_changes_one_field_and_the_others_stay(
+    post, room, find_room, field, value, shown
+):
+    before = find_room(room)
+    answer = post("/room/complete", room_id=room, openid="ming", **{field: value})
+    assert answer.json == {"response_code": 1}
+    assert find_room(room) == {**before, field: shown}
+
+
+def test_several_fields_change_together_and_null_stays(post, room, find_room):
+    changes = {"name": "二", "section": "运动", "description": "三", "capacity": 9}
+    post("/room/complete", room_id=str(room), openid="ming", **changes)
+    post("/room/complete", room_id=room, openid="ming", **dict.fromkeys(changes))
+    found = find_room(room)
+    assert {field: found[field] for field in changes} == changes
+
+
+def test_an_edited_room_is_found_by_what_it_says_now(post, room):
+    def found(url, **fields):
+        return [each["room_id"] for each in post(url, **fields).json["rooms"]]
+
+    other = post("/room/add", name="自习", section="x", description="", room_owner_id="hong")
+    post("/room/complete", room_id=room, openid="ming", name="ＬＯＬ 开黑", section="游戏")
+    post("/room/complete", room_id=room, openid="ming", description="今晚八点")
+    assert found("/search", key="lol 开黑") == found("/search", key="八点") == [room]
+    assert found("/room/section", section="游戏") == [room]
+    assert found("/search", key="自习") == [other.json["room_id"]]
+    assert found("/search", key="图书馆") == found("/room/section", section="学习") == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"name": "一起自习 "}, {"capacity": 500, "section": "学习"}, {"name": None}]
+)
+def test_an_edit_that_changes_nothing_moves_nothing(post, room, dump, changes):
+    before = dump()
+    answer = post("/room/complete", room_id=room, openid="ming", **changes)
+    assert answer.json == {"response_code": 1}
+    assert dump() == before
+
+
+@pytest.mark.parametrize("openid", ["hong", "nobody"])
+def test_only_the_owner_edits(post, room, dump, assert_refused, openid):
+    before = dump()
+    answer = post("/room/complete", room_id=room, openid=openid, name="二")
+    assert_refused(answer, 403, "not_owner")
+    assert dump() == before
+
+
+def test_what_is_wrong_with_an_edit_changes_nothing(post, room, dump, assert_refused):
+    before = dump()
+    fine = {"room_id": room, "openid": "ming", "name": "二"}
+    for field, value in [("name", ""), ("section", []), ("description", 5), ("capacity", 1)]:
+        answer = post("/room/complete", **{**fine, field: value})
+        assert_refused(answer, 400, "invalid_field", field)
+    answer = post("/room/complete", **{**fine, "room_id": 9})
+    assert_refused(answer, 404, "room_not_found")
+    assert dump() == before
+
+
+def test_a_room_holds_no_fewer_than_are_in_it(post, room, find_room, dump, assert_refused):
+    post("/usr/join", room_id=room, openid="gang")
+    before = dump()
+    answer = post("/room/complete", room_id=room, openid="ming", capacity=2, name="二")
+    assert_refused(answer, 409, "capacity_too_small")
+    assert dump() == before
+    post("/room/complete", room_id=room, openid="ming", capacity=3)
+    answer = post("/usr/join", room_id=room, openid="late")
+    assert_refused(answer, 409, "room_full")
+    post("/room/complete", room_id=room, openid="ming", name="满了也能改", capacity=4)
+    assert find_room(room)["name"] == "满了也能改"
+    assert post("/usr/join", room_id=room, openid="late").json["response_code"] == 1
+
+
+# Deleting a message
+
+
+@pytest.mark.parametrize("openid", ["hong", "ming"])
+def test_the_sender_and_the_owner_delete_a_message_which_keeps_its_place(
+    post, room, talk, messages, openid
+):
+    for _ in range(2):  # twice is once
+        answer = post("/room/delete_message", room_id=room, openid=openid, message_id=talk[3])
+        assert answer.json == {"response_code": 1}
+    assert messages() == (talk, False)
+    assert messages(limit=2, after=talk[2]) == (talk[3:5], True)
+    shown = post("/room/get_message", room_id=room).json["messages"]
+    assert [each["message"] for each in shown].index("") == 3
+    assert shown[3]["openid"] == "hong"
+
+
+def test_who_has_left_still_deletes_what_they_said(post, room, talk):
+    post("/room/kick", room_id=room, openid="hong")
+    answer = post("/room/delete_message", room_id=room, openid="hong", message_id=str(talk[1]))
+    assert answer.json == {"response_code": 1}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nobody_else_deletes_a_message(post, room, talk, dump, assert_refused, again):
+    post("/usr/join", room_id=room, openid="gang")
+    if again:
+        post("/room/delete_message", room_id=room, openid="ming", message_id=talk[0])
+    before = dump()
+    for openid in ("hong", "gang", "nobody"):
+        answer = post("/room/delete_message", room_id=room, openid=openid, message_id=talk[0])
+        assert_refused(answer, 403, "not_owner")
+    assert dump() == before
+
+
+def test_a_message_that_does_not_exist_is_not_found(post, open_room, room, talk, assert_refused):
+    other = open_room()
+    for room_id, message_id, error in [
+        (room, talk[-1] + 1, "message_not_found"),
+        (other, talk[0], "message_not_found"),
+        (room, 10**30, "message_not_found"),
+        (9, talk[0], "room_not_found"),
+    ]:
+        answer = post("/room/delete_message", room_id=room_id, openid="ming", message_id=message_id)
+        assert_refused(answer, 404, error)
+
+
+@pytest.mark.parametrize("length", [5, 2000])
+def test_the_text_of_a_deleted_message_is_nowhere_in_the_files(post, room, database_file, length):
+    def bytes_on_disk():
+        return b"".join(each.read_bytes() for each in database_file.parent.glob("roomapp.db*"))
+
+    secret = "绝密" * (length // 2)
+    for text in ("早", secret, "晚" * 500):
+        message_id = post("/room/send_message", room_id=room, openid="hong", message=text).json[
+            "message_id"
+        ]
+        if text == secret:
+            to_delete = message_id
+    assert "绝密".encode() in bytes_on_disk()
+    post("/room/delete_message", room_id=room, openid="hong", message_id=to_delete)
+    assert "绝密".encode() not in bytes_on_disk()
+
+
+# Nicknames
+
+
+@pytest.fixture
+def named(post, room):
+    """ming, hong and a stranger have nicknames; gang, in the room, has a profile without one."""
+    for openid, nickname in [("ming", "小明"), ("hong", "阿红"), ("li", "李"), ("gang", None)]:
+        post("/usr/complete", openid=openid, sex=0, preference=[], nickname=nickname)
+    post("/usr/join", room_id=room, openid="gang")
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "nicknames"),
+    [
+        ("/usr/roomlist1", {"openid": "ming"}, {"ming": "小明"}),
+        ("/usr/roomlist2", {"openid": "gang"}, {"ming": "小明"}),
+        ("/room/section", {"section": "学习"}, {"ming": "小明"}),
+        ("/search", {"key": "自习"}, {"ming": "小明"}),
+        ("/search", {"key": 1}, {"ming": "小明", "hong": "阿红"}),
+        ("/usr/roomlist1", {"openid": "li"}, {}),
+    ],
+)
+def test_lists_of_rooms_have_the_nicknames_of_owners_or_of_one_rooms_members(
+    named, post, url, fields, nicknames
+):
+    assert post(url, **fields).json["nicknames"] == nicknames
+
+
+def test_messages_have_the_nicknames_of_those_who_sent_them(named, post, room):
+    for openid in ("gang", "hong", "ming", "hong"):
+        post("/room/send_message", room_id=room, openid=openid, message="嗨")
+    post("/room/kick", room_id=room, openid="hong")
+    both = {"hong": "阿红", "ming": "小明"}
+    assert post("/room/get_message", room_id=room).json["nicknames"] == both
+    last = post("/room/get_message", room_id=room, limit=1).json["nicknames"]
+    assert last == {"hong": "阿红"}
+    post("/usr/complete", openid="hong", sex=0, preference=[], nickname='"红"\\')
+    last = post("/room/get_message", room_id=room, limit=1).json["nicknames"]
+    assert last == {"hong": '"红"\\'}

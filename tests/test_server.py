@@ -413,7 +413,7 @@ def test_a_chunked_body_is_read(start):
         connection.request("POST", "/search", chunks, encode_chunked=True)
         assert read_answer(connection) == (
             200,
-            {"response_code": 1, "rooms": [], "has_more": False},
+            {"response_code": 1, "rooms": [], "nicknames": {}, "has_more": False},
         )
 
 

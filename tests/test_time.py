@@ -22,7 +22,7 @@ def test_times_are_rfc3339_in_utc_with_milliseconds(post, room, last_time):
     assert RFC3339.fullmatch(last_time())
 
 
-def test_it_grows_with_every_change(post, last_time):
+def test_it_grows_with_every_change(post, message, last_time):
     times = [last_time()]
     for url, fields in [
         ("/usr/complete", {"openid": "ming", "sex": 1, "preference": []}),
@@ -32,10 +32,14 @@ def test_it_grows_with_every_change(post, last_time):
             "/room/add",
             {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"},
         ),
-        ("/usr/join", {"room_id": 1, "openid": "hong"}),
+        ("/usr/join", {"room_id": 1, "openid": "gang"}),
         ("/room/send_message", {"room_id": 1, "openid": "hong", "message": "嗨"}),
         ("/room/send_message", {"room_id": 1, "openid": "hong", "message": "嗨"}),
-        ("/room/kick", {"room_id": 1, "openid": "hong"}),
+        ("/usr/complete", {"openid": "ming", "sex": 1, "preference": [], "nickname": "小明"}),
+        ("/room/complete", {"room_id": 1, "openid": "ming", "name": "三"}),
+        ("/room/complete", {"room_id": 1, "openid": "ming", "capacity": 3}),
+        ("/room/delete_message", {"room_id": 1, "openid": "ming", "message_id": message}),
+        ("/room/kick", {"room_id": 1, "openid": "gang"}),
         ("/room/delete", {"room_id": 1, "openid": "ming"}),
     ]:
         assert post(url, **fields).json["response_code"] == 1
@@ -55,6 +59,9 @@ def test_it_stands_still_when_nothing_changed(post, room, last_time):
         ("/room/section", {"section": "学习"}),
         ("/room/get_message", {"room_id": room}),
         ("/search", {"key": "自习"}),
+        ("/room/complete", {"room_id": room, "openid": "ming", "name": "一起自习"}),
+        ("/room/complete", {"room_id": room, "openid": "hong", "name": "二"}),
+        ("/room/delete_message", {"room_id": room, "openid": "ming", "message_id": 9}),
         ("/room/kick", {"room_id": room, "openid": "gang"}),
         ("/room/kick", {"room_id": room, "openid": "ming"}),
         ("/room/delete", {"room_id": room, "openid": "hong"}),

@@ -26,6 +26,7 @@ def test_a_profile_comes_back_as_it_was_sent(post, sex):
         "response_code": 1,
         "sex": sex,
         "preference": preference,
+        "nickname": "",
     }
 
 
@@ -36,7 +37,33 @@ def test_completing_again_replaces_the_profile(post):
         "response_code": 1,
         "sex": "1",
         "preference": [],
+        "nickname": "",
     }
+
+
+def test_a_nickname_is_shown_without_blanks_around_it(post):
+    post("/usr/complete", openid="ming", sex=1, preference=[], nickname=" \u3000小 明\n")
+    assert post("/usr/info", openid="ming").json["nickname"] == "小 明"
+
+
+@pytest.mark.parametrize("left_out", [{}, {"nickname": None}])
+def test_a_nickname_that_is_left_out_stays(post, left_out):
+    post("/usr/complete", openid="ming", sex=1, preference=[], nickname="小明")
+    post("/usr/complete", openid="ming", sex=2, preference=["篮球"], **left_out)
+    assert post("/usr/info", openid="ming").json == {
+        "response_code": 1,
+        "sex": 2,
+        "preference": ["篮球"],
+        "nickname": "小明",
+    }
+    post("/usr/complete", openid="ming", sex=2, preference=["篮球"], nickname="大明")
+    assert post("/usr/info", openid="ming").json["nickname"] == "大明"
+
+
+def test_two_people_may_have_the_same_nickname(post):
+    for openid in ("ming", "hong"):
+        post("/usr/complete", openid=openid, sex=1, preference=[], nickname="同学")
+        assert post("/usr/info", openid=openid).json["nickname"] == "同学"
 
 
 def test_who_never_completed_a_profile_has_none(post, room, assert_refused):
@@ -69,12 +96,13 @@ def test_a_stranger_has_no_rooms(post, room, url):
     assert post(url, openid="nobody").json == {
         "response_code": 1,
         "rooms": [],
+        "nicknames": {},
         "has_more": False,
     }
 
 
-def test_a_room_is_shown_with_the_seven_fields_of_the_document(post, room):
-    assert post("/usr/roomlist2", openid="hong").json["rooms"] == [
+def test_a_room_is_shown_with_the_seven_fields_of_the_document_and_capacity(post, room):
+    assert post("/room/section", section="学习").json["rooms"] == [
         {
             "room_id": room,
             "name": "一起自习",
@@ -83,8 +111,32 @@ def test_a_room_is_shown_with_the_seven_fields_of_the_document(post, room):
             "room_owner_id": "ming",
             "users_id": ["ming", "hong"],
             "state": 1,
+            "capacity": 500,
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "openid"), [("/usr/roomlist1", "ming"), ("/usr/roomlist2", "hong")]
+)
+def test_my_rooms_have_the_id_of_the_newest_message(post, open_room, url, openid):
+    silent, talking = open_room(), open_room()
+    for room_id in (silent, talking):
+        post("/usr/join", room_id=room_id, openid="hong")
+    sent = [
+        post("/room/send_message", room_id=talking, openid="ming", message="嗨").json["message_id"]
+        for _ in range(2)
+    ]
+    rooms = post(url, openid=openid).json["rooms"]
+    assert [room["last_message_id"] for room in rooms] == [sent[-1], 0]
+    post("/room/delete_message", room_id=talking, openid="ming", message_id=sent[-1])
+    assert post(url, openid=openid).json["rooms"][0]["last_message_id"] == sent[-1]
+
+
+@pytest.mark.parametrize("url", ["/room/section", "/search"])
+def test_other_lists_do_not_have_it(post, room, url):
+    (found,) = post(url, section="学习", key="自习").json["rooms"]
+    assert "last_message_id" not in found
 
 
 def test_members_stand_in_the_order_of_joining_the_owner_first(post, open_room, find_room):
@@ -123,6 +175,19 @@ def test_a_room_of_500_is_full_but_its_members_may_join_again(
     post("/room/kick", room_id=full_room, openid="guest0")
     assert post("/usr/join", room_id=full_room, openid="late").json["response_code"] == 1
     assert find_room(full_room)["users_id"][-1] == "late"
+
+
+@pytest.mark.parametrize("capacity", [2, "3", "０４"])
+def test_a_room_admits_as_many_as_it_holds(post, find_room, assert_refused, capacity):
+    room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
+    room_id = post("/room/add", **room, capacity=capacity).json["room_id"]
+    guests = [f"guest{number}" for number in range(int(capacity) - 1)]
+    for openid in guests:
+        assert post("/usr/join", room_id=room_id, openid=openid).json["response_code"] == 1
+    assert_refused(post("/usr/join", room_id=room_id, openid="late"), 409, "room_full")
+    assert post("/usr/join", room_id=room_id, openid=guests[0]).json["response_code"] == 1
+    assert find_room(room_id)["users_id"] == ["ming", *guests]
+    assert find_room(room_id)["capacity"] == int(capacity)
 
 
 @pytest.mark.parametrize("url", ["/usr/roomlist1", "/usr/roomlist2"])

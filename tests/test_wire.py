@@ -242,7 +242,7 @@ def test_the_line_breaks_of_office_programs_become_ours(post, open_room, find_ro
         )
     else:
         post("/room/send_message", room_id=1, openid="ming", message="一\v二\f三\x85四")
-        (message,) = post("/room/get_message", room_id=1).json["messages"]
+        *_, message = post("/room/get_message", room_id=1).json["messages"]
         assert message["message"] == "一\n二\n三\n四"
 
 

@@ -1,0 +1,111 @@
+"""Sent twice: with a request_id what is sent again is not done again."""
+
+import pytest
+
+import models
+from service.database import close_database
+
+DAY = 24 * 60 * 60 * 1000  # milliseconds
+
+
+@pytest.fixture
+def send(post, room):
+    """Send a message with a request_id."""
+
+    def send(request_id, openid="hong", **fields):
+        fields = {"room_id": room, "message": "嗨", **fields}
+        return post("/room/send_message", openid=openid, request_id=request_id, **fields).json
+
+    return send
+
+
+@pytest.fixture
+def said(post, room):
+    return lambda: [
+        each["message"] for each in post("/room/get_message", room_id=room).json["messages"]
+    ]
+
+
+def test_a_message_sent_twice_is_there_once_and_the_first_answer_is_given_again(
+    send, said, last_time
+):
+    first = send("a")
+    before = last_time()
+    assert send("a") == first
+    assert send("a", message="别的") == first
+    assert last_time() == before
+    assert said() == ["嗨"]
+
+
+def test_a_room_opened_twice_is_there_once(post):
+    room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
+    answers = [post("/room/add", **room, request_id="a").json for _ in range(2)]
+    assert answers == [{"response_code": 1, "room_id": 1}] * 2
+    assert len(post("/room/section", section="二").json["rooms"]) == 1
+
+
+def test_without_a_request_id_each_is_done(send, said):
+    send(None)
+    send(None)
+    assert said() == ["嗨", "嗨"]
+
+
+def test_each_person_has_their_own_and_each_endpoint_too(post, send, said):
+    send("a")
+    send("a", openid="ming")
+    send("A")
+    assert len(said()) == 3
+    room = {"name": "一", "section": "二", "description": "", "room_owner_id": "hong"}
+    assert post("/room/add", **room, request_id="a").json == {"response_code": 1, "room_id": 2}
+
+
+def test_the_first_answer_is_given_even_when_the_room_is_gone(post, room, send, assert_refused):
+    first = send("a", openid="ming")
+    post("/room/delete", room_id=room, openid="ming")
+    assert send("a", openid="ming") == first
+    assert send("b", openid="ming")["error"] == "room_not_found"
+
+
+def test_what_was_refused_may_be_done_later(post, room, send, said):
+    assert send("a", openid="gang")["error"] == "not_member"
+    post("/usr/join", room_id=room, openid="gang")
+    assert send("a", openid="gang")["response_code"] == 1
+    assert said() == ["嗨"]
+
+
+def test_fields_are_looked_at_first(send):
+    send("a")
+    assert send("a", message="")["error"] == "invalid_field"
+
+
+def test_it_is_known_across_a_restart(send, said, database_file):
+    first = send("a")
+    close_database()
+    models.open_database(database_file)
+    assert send("a") == first
+    assert said() == ["嗨"]
+
+
+@pytest.mark.parametrize(
+    ("later", "times"), [(-DAY + 1, 1), (-1, 1), (DAY - 1, 1), (DAY + 1, 2), (-DAY - 1, 2)]
+)
+def test_it_is_known_for_a_day_also_when_the_clock_was_set_back(
+    send, said, monkeypatch, later, times
+):
+    now = models.now()
+    monkeypatch.setattr(models, "now", lambda: now)
+    send("a")
+    monkeypatch.setattr(models, "now", lambda: now + later)
+    send("a")
+    send("a")
+    assert len(said()) == times
+
+
+def test_what_is_older_is_forgotten_in_passing(send, monkeypatch):
+    for number in range(10):
+        send(str(number))
+    later = models.now() + DAY + 1000
+    monkeypatch.setattr(models, "now", lambda: later)
+    for number in range(5):
+        send(f"later{number}")
+    assert models.Answer.select().count() == 5
