@@ -196,7 +196,10 @@ class User(Table):
             )
         ]
     )
-    nickname = TextField(constraints=[SQL("DEFAULT ''"), length("nickname", 0, NICKNAME_AT_MOST)])
+    nickname = TextField(constraints=[length("nickname", 0, NICKNAME_AT_MOST)])
+
+    class Meta:
+        without_rowid = True  # a page looks up many nicknames
 
     @classmethod
     def complete(cls, openid, sex, preference, nickname=None):
@@ -261,13 +264,13 @@ class Room(Table):
     @prepared_page
     def owned_by(openid, limit, before):
         owned = newest_rooms(before).where(Room.room_owner_id == openid)
-        return rooms_page(owned, limit, last_message_id=last_message_id())
+        return rooms_page(owned, limit, last_message_id=last_message_id)
 
     @prepared_page
     def joined_by(openid, limit, before):
         guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
         joined = Room.select().join(Member).where(guest).order_by(Member.room.desc())
-        return rooms_page(joined, limit, last_message_id=last_message_id())
+        return rooms_page(joined, limit, last_message_id=last_message_id)
 
     @prepared_page
     def in_section(folded_section, limit, before):
@@ -678,26 +681,27 @@ def newest_rooms(before):
     return Room.select().where(Room.room_id < before).order_by(Room.room_id.desc())
 
 
+SHOWN_OF_ROOMS = (
+    Room.room_id,
+    Room.name,
+    Room.section,
+    Room.description,
+    Room.room_owner_id,
+    Room.capacity,
+)
+
+
 def rooms_page(rooms, limit, people=None, **more):
     """A page of rooms with the seven fields of the document, `capacity` and `more`.
 
-    Its nicknames are those of `people`, a query of openids, or of the owners.
+    `more` are functions of a room_id. The nicknames are those of `people`, a query of openids, or
+    of the owners.
     """
-    somebody = Member.alias()
-    joined = somebody.select(somebody.openid).where(somebody.room == Room.room_id)
-    members = joined.order_by(somebody.joined)
-    users_id = Select([members], [fn.json_group_array(members.c.openid)]).alias("users_id")
-    shown = (
-        Room.room_id,
-        Room.name,
-        Room.section,
-        Room.description,
-        Room.room_owner_id,
-        Room.capacity,
-    )
-    added = [value.alias(name) for name, value in more.items()]
-    page = rooms.select(*shown, users_id, *added).limit(limit).cte("page")
+    page = rooms.select(*SHOWN_OF_ROOMS).limit(limit).cte("page")
     room = page.c
+    somebody = Member.alias()
+    members = somebody.select(somebody.openid).where(somebody.room == room.room_id)
+    in_order = members.order_by(somebody.joined)
     array = json_array(
         page,
         room_id=room.room_id,
@@ -705,20 +709,20 @@ def rooms_page(rooms, limit, people=None, **more):
         section=room.section,
         description=room.description,
         room_owner_id=room.room_owner_id,
-        users_id=fn.json(room.users_id),
-        state=fn.json_array_length(room.users_id) > 1,
+        users_id=Select([in_order], [fn.json_group_array(in_order.c.openid)]),
+        state=has_more(members, 1),
         capacity=room.capacity,
-        **{name: getattr(room, name) for name in more},
+        **{name: value(room.room_id) for name, value in more.items()},
     )
     owners = Select([page], [room.room_owner_id])
     names = nicknames(owners if people is None else people)
-    more_rooms = has_more(rooms.select(Room.room_id), limit)
-    return Select(columns=[array, more_rooms, names]).with_cte(page)
+    return Select(columns=[array, has_more(rooms.select(Room.room_id), limit), names]).with_cte(
+        page
+    )
 
 
-def last_message_id():
-    """The expression of a room's newest message, or 0."""
-    newest = Message.select(fn.max(Message.message_id)).where(Message.room == Room.room_id)
+def last_message_id(room_id):
+    newest = Message.select(fn.max(Message.message_id)).where(Message.room == room_id)
     return fn.coalesce(newest, 0)
 
 
@@ -805,16 +809,13 @@ def upgrade_tables(version):
     run = database.execute_sql
     run("DROP TRIGGER room_full")
     run("DROP TRIGGER bad_preference")
-    add_column(User.nickname)
     add_column(Room.capacity)
-    run("ALTER TABLE message RENAME TO old_message")
     if version < 4:
         upgrade_rooms(version)
-    database.create_tables([Member, Message, Answer, Token])
+    database.create_tables([Member, Answer, Token])
+    rebuild(User, "openid, sex, preference, ''")
     time = "time" if version == 4 else "message_id"
-    columns = f"room_id, message_id, openid, message, {time}"
-    run(f"INSERT INTO message SELECT {columns} FROM old_message")
-    run("DROP TABLE old_message")
+    rebuild(Message, f"room_id, message_id, openid, message, {time}")
     create_guards()
 
 
@@ -842,3 +843,12 @@ def upgrade_rooms(version):
 def add_column(field):
     ddl = compiled(field.ddl(database.get_sql_context()))
     database.execute_sql(f"ALTER TABLE {field.model._meta.table_name} ADD COLUMN {ddl}")
+
+
+def rebuild(table, columns):
+    """Create a table anew, with these columns of the old one in it."""
+    name = table._meta.table_name
+    database.execute_sql(f'ALTER TABLE "{name}" RENAME TO old')
+    database.create_tables([table])
+    database.execute_sql(f'INSERT INTO "{name}" SELECT {columns} FROM old')
+    database.execute_sql("DROP TABLE old")

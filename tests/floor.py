@@ -40,28 +40,25 @@ NICKNAMES = """(
 OWNERS = NICKNAMES.format("SELECT room_owner_id FROM page")
 SENDERS = NICKNAMES.format("SELECT openid FROM page")
 MEMBERS = NICKNAMES.format("SELECT openid FROM member WHERE room_id = :key")
-NEWEST = """coalesce(
-    (SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0
-) AS last_message_id"""
+NEWEST = """, 'last_message_id', coalesce(
+    (SELECT max(message_id) FROM message WHERE message.room_id = page.room_id), 0
+)"""
 
 
-def page(rooms, *more, nicknames=OWNERS):
+def page(rooms, more="", nicknames=OWNERS):
     """The SQL of a page of rooms, given that of which and in what order."""
-    added = "".join(f", {column}" for column in more)
-    shown = ", 'last_message_id', last_message_id" if more else ""
     return f"""
-    WITH page AS (
-        SELECT room.*, (
-            SELECT json_group_array(openid) FROM (
-                SELECT openid FROM member WHERE member.room_id = room.room_id ORDER BY joined
-            )
-        ) AS users_id {added} FROM {rooms} LIMIT :limit
-    )
+    WITH page AS (SELECT room.* FROM {rooms} LIMIT :limit)
     SELECT (
         SELECT json_group_array(json_object(
             'room_id', room_id, 'name', name, 'section', section, 'description', description,
-            'room_owner_id', room_owner_id, 'users_id', json(users_id),
-            'state', json_array_length(users_id) > 1, 'capacity', capacity {shown}
+            'room_owner_id', room_owner_id, 'users_id', (
+                SELECT json_group_array(openid) FROM (
+                    SELECT openid FROM member WHERE member.room_id = page.room_id ORDER BY joined
+                )
+            ), 'state', EXISTS (
+                SELECT 1 FROM member WHERE member.room_id = page.room_id LIMIT 1 OFFSET 1
+            ), 'capacity', capacity {more}
         )) FROM page
     ), {nicknames}, EXISTS (SELECT 1 FROM {rooms} LIMIT 1 OFFSET :limit)
     """
@@ -108,7 +105,7 @@ def complete():
     values = sent["openid"], json.dumps(sent["sex"]), json.dumps(sent["preference"])
     with write_transaction() as run:
         run(
-            "INSERT INTO user (openid, sex, preference) VALUES (?, json(?), json(?))"
+            "INSERT INTO user VALUES (?, json(?), json(?), '')"
             " ON CONFLICT DO UPDATE SET sex = excluded.sex, preference = excluded.preference",
             values,
         )

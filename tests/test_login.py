@@ -437,7 +437,7 @@ def test_only_members_read(campus, send, assert_refused):
     send("/room/send_message", campus["hong"], **message)
     for reader in ("ming", "hong"):
         answer = send("/room/get_message", campus[reader], room_id=1).json
-        assert [each["message"] for each in answer["messages"]] == ["嗨"]
+        assert [each["message"] for each in answer["messages"]] == ["有人吗", "嗨"]
     assert_refused(send("/room/get_message", campus["li"], room_id=1), 403, "not_member")
     assert_refused(send("/room/get_message", campus["li"], room_id=1, after=0), 403, "not_member")
     assert_refused(send("/room/get_message", campus["li"], room_id=9), 404, "room_not_found")
