@@ -716,9 +716,8 @@ def rooms_page(rooms, limit, people=None, **more):
     )
     owners = Select([page], [room.room_owner_id])
     names = nicknames(owners if people is None else people)
-    return Select(columns=[array, has_more(rooms.select(Room.room_id), limit), names]).with_cte(
-        page
-    )
+    more_rooms = has_more(rooms.select(Room.room_id), limit)
+    return Select(columns=[array, more_rooms, names]).with_cte(page)
 
 
 def last_message_id(room_id):
