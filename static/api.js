@@ -29,6 +29,25 @@ export async function call(url, fields, { isAutomatic = false } = {}) {
   return answer;
 }
 
+let unfinished = {}; // the last request that failed: sent again by the user, it is the same request
+
+/** Call what must not be done twice. Without an answer it is sent once more. */
+export async function callOnce(url, fields) {
+  const content = JSON.stringify([url, fields]);
+  if (content !== unfinished.content) unfinished = { content, request_id: newRequestId() };
+  const request = { ...fields, request_id: unfinished.request_id };
+  const answer = await call(url, request).catch((error) => {
+    if (error.error !== "unreachable") throw error;
+    return call(url, request);
+  });
+  unfinished = {};
+  return answer;
+}
+
+function newRequestId() {
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
+}
+
 async function send({ method, url, fields }) {
   let status = 0;
   const controller = new AbortController();

@@ -38,11 +38,16 @@ export function fill(list, items, key, draw) {
   });
 }
 
-/** A square with the first character of an openid, in a colour that depends on the openid. */
-export function avatar(openid) {
+/** A user's nickname, or the end of the openid: those of WeChat begin alike. */
+export function nameOf(openid, nicknames) {
+  return nicknames.get(openid) ?? openid.replace(/^.+(?=.{8}$)/u, "…");
+}
+
+/** A square with the first character of a name, in a colour that depends on the openid. */
+export function avatar(openid, name = openid) {
   let sum = 0;
   for (const character of openid) sum = Math.imul(sum ^ character.codePointAt(0), 16777619);
-  const [first] = openid;
+  const [first] = name;
   return make("span", { className: `avatar hue${(sum >>> 16) % 8}`, "aria-hidden": "true" }, first);
 }
 
@@ -58,6 +63,10 @@ export function failureNote(failure, retry) {
   const button = make("button", { type: "button", className: "small" }, "再试一次");
   button.addEventListener("click", retry);
   return emptyNote(failure.message, button);
+}
+
+export function isVisible(id) {
+  return byId(id).getClientRects().length > 0;
 }
 
 /** Mark a link that leads to the current view. */
@@ -121,6 +130,11 @@ export function closeDialog(dialog) {
   dialog.dispatchEvent(new Event("close"));
 }
 
+export function clearProblem(form) {
+  form.querySelector("[role=alert]").textContent = "";
+  for (const field of form.elements) field.removeAttribute("aria-invalid");
+}
+
 /** Run an action when a form is submitted, one at a time, and show its failure in the form. */
 export function onSubmit(form, action) {
   const problem = form.querySelector("[role=alert]");
@@ -128,8 +142,7 @@ export function onSubmit(form, action) {
     event.preventDefault();
     if (form.isBusy) return;
     form.isBusy = true;
-    problem.textContent = "";
-    for (const field of form.elements) field.removeAttribute("aria-invalid");
+    clearProblem(form);
     try {
       await action(form.elements);
     } catch (error) {

@@ -10,6 +10,7 @@ import {
   loadingNote,
   make,
   markCurrent,
+  nameOf,
   onSubmit,
   userText,
 } from "./dom.js";
@@ -20,6 +21,7 @@ const PAGE = 20;
 const ROOMS_AT_MOST = 500; // the largest limit that the API takes
 const TYPING_PAUSE = 250; // milliseconds
 const SECTIONS_AT_MOST = 24;
+const CAPACITY_AT_MOST = 500; // what a room holds when its owner sets no limit
 
 // No endpoint lists the sections. These are common; those of rooms that were shown are added.
 const COMMON_SECTIONS = ["学习", "运动", "游戏", "社团", "桌游", "美食", "拼车", "音乐"];
@@ -28,6 +30,7 @@ const COMMON_SECTIONS = ["学习", "运动", "游戏", "社团", "桌游", "美�
 class RoomList {
   constructor(place) {
     this.loads = 0;
+    this.rooms = [];
     this.list = make("ul", { className: "rooms" });
     this.note = make("div", { className: "note", role: "status" });
     this.button = make("button", { type: "button", className: "more" }, "更多房间");
@@ -69,13 +72,24 @@ class RoomList {
     }
   }
 
-  show({ rooms, has_more }) {
+  show({ rooms, nicknames, has_more }) {
     this.rooms = rooms;
-    const openid = myOpenid();
-    const items = rooms.map((room) => ({ ...room, isMember: room.users_id.includes(openid) }));
-    fill(this.list, items, ({ room_id }) => room_id, drawRoom);
+    this.nicknames = new Map(Object.entries(nicknames));
+    this.showRooms();
     this.showNote(rooms.length ? countNote(rooms.length, has_more) : this.query.emptyNote());
     this.button.hidden = !has_more || rooms.length >= ROOMS_AT_MOST;
+  }
+
+  showRooms() {
+    const openid = myOpenid();
+    const read = readMessages();
+    const items = this.rooms.map((room) => ({
+      ...room,
+      owner: nameOf(room.room_owner_id, this.nicknames),
+      isMember: room.users_id.includes(openid),
+      isUnread: room.last_message_id > (read[room.room_id] ?? 0), // only the user's own rooms have it
+    }));
+    fill(this.list, items, ({ room_id }) => room_id, drawRoom);
   }
 
   showFailure(error) {
@@ -96,20 +110,22 @@ function countNote(count, has_more) {
 }
 
 function drawRoom(room, li) {
-  const { room_id, name, section, description, room_owner_id, users_id, state, isMember } = room;
+  const { room_id, name, section, description, room_owner_id, owner, state } = room;
   const link = li.firstElementChild ?? li.appendChild(make("a"));
   link.href = `#/room/${room_id}`;
   markCurrent(link);
   link.replaceChildren(
-    avatar(room_owner_id),
+    avatar(room_owner_id, owner),
+    room.isUnread ? make("span", { className: "unread", role: "img", "aria-label": "有新留言" }) : "",
     make("span", { className: "title" }, userText(name, "strong"), badge(state)),
     userText(description, "span", { className: "description" }),
     make(
       "span",
       { className: "facts" },
       userText(section),
-      `${users_id.length} 人`,
-      isMember ? make("span", { className: "is-member" }, "我在里面") : "",
+      userText(owner),
+      headCount(room),
+      room.isMember ? make("span", { className: "is-member" }, "我在里面") : "",
       make("span", { className: "number" }, `#${room_id}`),
     ),
   );
@@ -117,6 +133,12 @@ function drawRoom(room, li) {
 
 export function badge(state) {
   return make("span", { className: `badge state${state}` }, state ? "已激活" : "未激活");
+}
+
+/** How many are in a room, and of how many if its owner set a limit: 3/5 人. */
+export function headCount({ users_id, capacity }) {
+  const limit = capacity < CAPACITY_AT_MOST ? `/${capacity}` : "";
+  return `${users_id.length}${limit} 人`;
 }
 
 const sections = new Set([...COMMON_SECTIONS, ...(recall("localStorage", "sections") ?? [])]);
@@ -232,6 +254,19 @@ export async function showMine() {
       emptyNote: () => emptyNote("你还没有参与别人的房间"),
     }),
   ]);
+}
+
+/** The last message that the user was shown in each room. */
+function readMessages() {
+  return recall("localStorage", `read by ${myOpenid()}`) ?? {};
+}
+
+export function markRead(room_id, message_id) {
+  const read = readMessages();
+  if (read[room_id] >= message_id) return;
+  remember("localStorage", `read by ${myOpenid()}`, { ...read, [room_id]: message_id });
+  ownedList.showRooms();
+  joinedList.showRooms();
 }
 
 export function refreshDiscover() {

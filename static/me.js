@@ -5,6 +5,7 @@ import { pollNow } from "./clock.js";
 import {
   avatar,
   byId,
+  clearProblem,
   closeDialog,
   failureNote,
   fill,
@@ -32,7 +33,7 @@ export async function requireOpenid() {
 export function askOpenid() {
   const dialog = byId("openid-dialog");
   fill(byId("recent-openids"), recentOpenids(), (openid) => openid, drawRecent);
-  byId("openid-problem").textContent = "";
+  clearProblem(byId("openid-form"));
   openDialog(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(myOpenid()), { once: true });
@@ -65,9 +66,10 @@ export function start(onUserChange) {
   for (const button of document.querySelectorAll(".ask-openid")) {
     button.addEventListener("click", askOpenid);
   }
-  onSubmit(byId("profile-form"), async ({ sex, othersex, preference }) => {
+  onSubmit(byId("profile-form"), async ({ nickname, sex, othersex, preference }) => {
     await call("/usr/complete", {
       openid: myOpenid(),
+      nickname: nickname.value === nickname.defaultValue ? undefined : nickname.value,
       sex: sex.value === "text" ? othersex.value : Number(sex.value),
       preference: preference.value.split("\n").filter((line) => line.trim()),
     });
@@ -104,8 +106,9 @@ export async function showCard(options) {
   byId("card").replaceChildren(userText(profile ? summary(profile) : "还没有完善个人信息"));
 }
 
-function summary({ sex, preference }) {
-  return [typeof sex === "number" ? SEXES[sex] : sex, ...preference].join(" · ");
+function summary({ nickname, sex, preference }) {
+  const texts = [nickname, typeof sex === "number" ? SEXES[sex] : sex, ...preference];
+  return texts.filter(Boolean).join(" · ");
 }
 
 let edits = 0;
@@ -121,7 +124,7 @@ export async function editProfile() {
   try {
     const profile = await fetchProfile(myOpenid());
     if (edit !== edits) return; // opened again since, maybe by another user
-    fillForm(form.elements, profile ?? { sex: 0, preference: [] });
+    fillForm(form.elements, profile ?? { nickname: "", sex: 0, preference: [] });
     form.hidden = false;
     note.replaceChildren();
   } catch (error) {
@@ -130,8 +133,9 @@ export async function editProfile() {
   }
 }
 
-function fillForm(fields, { sex, preference }) {
+function fillForm(fields, { nickname, sex, preference }) {
   const isCode = typeof sex === "number";
+  fields.nickname.value = fields.nickname.defaultValue = nickname;
   fields.sex.value = isCode ? String(sex) : "text";
   fields.othersex.value = isCode ? "" : sex;
   fields.preference.value = preference.join("\n");

@@ -4,7 +4,7 @@
 
 import { onAnswer } from "./api.js";
 import { reload, startPolling } from "./clock.js";
-import { attempt, byId, closeDialog, markCurrent } from "./dom.js";
+import { attempt, byId, closeDialog, isVisible, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
 import * as requests from "./requests.js";
@@ -42,10 +42,6 @@ function updateTitle() {
 
 function heading(view) {
   return byId(view).querySelector("h2");
-}
-
-function isVisible(view) {
-  return byId(view).getClientRects().length > 0;
 }
 
 async function refresh() {

@@ -1,42 +1,47 @@
 /** One room: its members, its messages, and what the user can do in it. */
 
-import { call, Failure } from "./api.js";
+import { call, callOnce, Failure } from "./api.js";
 import { pollNow } from "./clock.js";
 import {
   askConfirmation,
   attempt,
   avatar,
   byId,
+  clearProblem,
+  closeDialog,
   fill,
+  isVisible,
   make,
+  nameOf,
   onSubmit,
+  openDialog,
   showToast,
   userText,
 } from "./dom.js";
-import { badge, currentSection } from "./lists.js";
+import { badge, currentSection, headCount, markRead } from "./lists.js";
 import { myOpenid, requireOpenid } from "./me.js";
 
 const PAGE = 30;
-const NEWER_PAGE = 100;
+const REFRESH_PAGE = 100;
 const END = 80; // pixels: who is this near to the end is reading the newest message
 
-// What is known of a room since the user opened it: room_id as in the url, room, messages.
+// What is known of a room since the user opened it: room_id as in the url, room, messages, and the
+// nicknames of members and senders.
 // An answer for an earlier visit than the current one is too late and is dropped.
 let current = {};
 
 export async function open(room_id) {
   if (room_id !== current.room_id) byId("room-form").reset();
-  const visit = (current = { room_id });
+  const visit = (current = { room_id, nicknames: new Map() });
   show();
   visit.opening = load(visit).catch((error) => showFailure(visit, error));
   await visit.opening;
 }
 
 async function load(visit, options) {
-  const { room_id } = visit;
   const [room, { messages, has_more }] = await Promise.all([
-    fetchRoom(room_id, options),
-    call("/room/get_message", { room_id, limit: PAGE }, options),
+    fetchRoom(visit, options),
+    fetchMessages(visit, { limit: PAGE }, options),
   ]);
   if (visit !== current) return;
   Object.assign(visit, { room, messages });
@@ -47,12 +52,23 @@ async function load(visit, options) {
 }
 
 /** The room, or undefined: a search for the number of no room finds rooms with it in their text. */
-async function fetchRoom(room_id, options) {
-  const { rooms } = await call("/search", { key: room_id }, options);
-  return rooms.find((room) => room.room_id === Number(room_id));
+async function fetchRoom({ room_id, nicknames }, options) {
+  const answer = await call("/search", { key: room_id }, options);
+  addNicknames(nicknames, answer);
+  return answer.rooms.find((room) => room.room_id === Number(room_id));
 }
 
-/** Load what has changed, and only the new ones of the messages. */
+async function fetchMessages({ room_id, nicknames }, fields, options) {
+  const answer = await call("/room/get_message", { room_id, ...fields }, options);
+  addNicknames(nicknames, answer);
+  return answer;
+}
+
+function addNicknames(nicknames, answer) {
+  for (const [openid, name] of Object.entries(answer.nicknames)) nicknames.set(openid, name);
+}
+
+/** Load what has changed. */
 export async function refresh() {
   const visit = current;
   await visit.opening;
@@ -66,29 +82,32 @@ export async function refresh() {
 }
 
 async function update(visit) {
-  await fetchNewer(visit);
-  const room = await fetchRoom(visit.room_id, { isAutomatic: true });
+  await refreshMessages(visit);
+  const room = await fetchRoom(visit, { isAutomatic: true });
   if (visit !== current || !room) return; // the next refresh reports a deleted room
   visit.room = room;
   show();
 }
 
-async function fetchNewer(visit) {
+/** Load the newer messages, and those that are shown again: some may be deleted. */
+async function refreshMessages(visit) {
+  let after = visit.messages.length ? visit.messages[0].message_id - 1 : 0;
   for (let has_more = true; has_more && visit === current; ) {
-    const [newest] = visit.messages.slice(-1);
-    const after = newest?.message_id ?? 0;
-    const fields = { room_id: visit.room_id, after, limit: NEWER_PAGE };
-    const page = await call("/room/get_message", fields, { isAutomatic: true });
-    if (visit === current) append(page.messages);
+    const fields = { after, limit: REFRESH_PAGE };
+    const page = await fetchMessages(visit, fields, { isAutomatic: true });
+    if (visit === current) merge(page.messages);
     has_more = page.has_more;
+    after = page.messages.slice(-1)[0]?.message_id;
   }
 }
 
-function append(newer) {
-  if (!newer.length) return;
+function merge(messages) {
   const log = byId("log");
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight <= END;
-  current.messages.push(...newer);
+  const known = current.messages;
+  const all = new Map([...known, ...messages].map((message) => [message.message_id, message]));
+  current.messages = [...all.values()];
+  if (all.size === known.length) return;
   announceMessages(true);
   showMessages();
   if (isAtEnd) scrollToEnd();
@@ -100,9 +119,8 @@ async function fetchOlder() {
   if (visit.isFetchingOlder) return;
   visit.isFetchingOlder = true;
   try {
-    const { room_id, messages } = visit;
-    const before = messages[0].message_id;
-    const page = await call("/room/get_message", { room_id, before, limit: PAGE });
+    const before = visit.messages[0].message_id;
+    const page = await fetchMessages(visit, { before, limit: PAGE });
     if (visit === current) prepend(page);
   } finally {
     visit.isFetchingOlder = false;
@@ -156,9 +174,10 @@ function show(problem) {
   byId("room-name").replaceChildren(userText(name));
   byId("room-facts").replaceChildren(badge(state), userText(section), `房间号 ${room_id}`);
   byId("room-description").replaceChildren(userText(description || "（没有描述）", "p"));
-  byId("members-count").textContent = users_id.length;
+  byId("members-count").textContent = headCount(room);
   const members = users_id.map((member) => ({
     openid: member,
+    name: nameOf(member, current.nicknames),
     isOwner: member === room_owner_id,
     isMe: member === openid,
     isRemovable: isOwner && member !== openid,
@@ -170,43 +189,63 @@ function show(problem) {
   }
   byId("room-form").hidden = !isMember;
   byId("join").hidden = isMember;
+  byId("edit").hidden = !isOwner;
   byId("leave").hidden = !isMember || isOwner;
   byId("close").hidden = !isOwner;
   showMessages();
 }
 
-function drawMember({ openid, isOwner, isMe, isRemovable }, li) {
-  li.replaceChildren(avatar(openid), userText(openid, "span", { className: "openid" }));
+function drawMember({ openid, name, isOwner, isMe, isRemovable }, li) {
+  li.replaceChildren(avatar(openid, name), nameText(openid, name));
   if (isOwner) li.append(make("span", { className: "tag" }, "房主"));
   if (isMe) li.append(make("span", { className: "tag" }, "我"));
   if (!isRemovable) return;
-  const label = { "aria-label": `移出 ${openid}` };
-  const button = make("button", { type: "button", className: "link", ...label }, "移出");
-  button.addEventListener("click", () => remove(openid));
-  li.append(button);
+  li.append(linkButton("移出", `移出 ${name}`, () => remove(openid)));
+}
+
+function nameText(openid, name) {
+  return userText(name, "span", { className: "name", title: openid });
+}
+
+function linkButton(text, label, action) {
+  const button = make("button", { type: "button", className: "link", "aria-label": label }, text);
+  button.addEventListener("click", action);
+  return button;
 }
 
 function showMessages() {
   const openid = myOpenid();
-  const { messages } = current;
-  const items = messages.map((message) => ({ ...message, isMine: message.openid === openid }));
+  const { room, messages, nicknames } = current;
+  const items = messages.map((message) => ({
+    ...message,
+    name: nameOf(message.openid, nicknames),
+    isMine: message.openid === openid,
+    isDeletable: message.message !== "" && [message.openid, room.room_owner_id].includes(openid),
+  }));
   fill(byId("messages"), items, ({ message_id }) => message_id, drawMessage);
   byId("no-messages").hidden = messages.length > 0;
+  const [newest] = messages.slice(-1);
+  if (newest && isVisible("room")) markRead(room.room_id, newest.message_id);
 }
 
-function drawMessage({ openid, message, time, isMine }, li) {
+function drawMessage({ message_id, openid, name, message, time, isMine, isDeletable }, li) {
   li.className = isMine ? "mine" : "";
   const sender = [
-    userText(openid, "span", { className: "openid" }),
+    nameText(openid, name),
     make("time", { dateTime: time }, timeText(new Date(time))),
   ];
+  if (isDeletable) {
+    sender.push(linkButton("删除", `删除 ${name} 的留言`, () => deleteMessage(message_id)));
+  }
   li.replaceChildren(
-    avatar(openid),
+    avatar(openid, name),
     make(
       "div",
       { className: "message" },
       make("div", { className: "sender" }, sender),
-      userText(message, "p", { className: "bubble" }),
+      message
+        ? userText(message, "p", { className: "bubble" })
+        : make("p", { className: "deleted" }, "已删除"),
     ),
   );
 }
@@ -235,13 +274,33 @@ async function join() {
 async function remove(openid) {
   const { room_id, name } = current.room;
   const isMe = openid === myOpenid();
-  const question = isMe ? `离开“${name}”？你说过的话会留下。` : `把 ${openid} 移出“${name}”？`;
+  const member = nameOf(openid, current.nicknames);
+  const question = isMe ? `离开“${name}”？你说过的话会留下。` : `把 ${member} 移出“${name}”？`;
   if (!(await askConfirmation(question, isMe ? "离开" : "移出"))) return;
   await change(async () => {
     await call("/room/kick", { room_id, openid });
     showToast(isMe ? "已离开" : "已移出");
     byId("room-name").focus();
   });
+}
+
+async function deleteMessage(message_id) {
+  const { room_id } = current;
+  if (!(await askConfirmation("删除这条留言？大家都不会再看到它。", "删除"))) return;
+  await change(async () => {
+    await call("/room/delete_message", { room_id, openid: myOpenid(), message_id });
+    showToast("已删除");
+    byId("log").focus({ preventScroll: true });
+  });
+}
+
+function openEditor() {
+  const form = byId("edit-form");
+  for (const name of ["name", "section", "description", "capacity"]) {
+    form.elements[name].value = current.room[name];
+  }
+  clearProblem(form);
+  openDialog(byId("edit-dialog"));
 }
 
 async function close() {
@@ -259,6 +318,8 @@ async function close() {
 
 export function start() {
   byId("join").addEventListener("click", () => change(join));
+  byId("edit").addEventListener("click", openEditor);
+  byId("edit-cancel").addEventListener("click", () => closeDialog(byId("edit-dialog")));
   byId("leave").addEventListener("click", () => remove(myOpenid()));
   byId("close").addEventListener("click", () => change(close));
   byId("older").addEventListener("click", () => attempt(fetchOlder));
@@ -266,7 +327,7 @@ export function start() {
   onSubmit(byId("room-form"), async ({ message }) => {
     const { room_id } = current;
     const { value } = message;
-    await call("/room/send_message", { room_id, openid: myOpenid(), message: value });
+    await callOnce("/room/send_message", { room_id, openid: myOpenid(), message: value });
     if (message.value === value) message.value = ""; // else the user has typed on
     scrollToEnd();
     pollNow();
@@ -279,14 +340,28 @@ export function start() {
     event.preventDefault();
     event.target.form.querySelector(".primary").click();
   });
-  onSubmit(byId("new-form"), async ({ name, section, description }) => {
+  onSubmit(byId("edit-form"), async ({ name, section, description, capacity }) => {
+    await call("/room/complete", {
+      room_id: current.room_id,
+      openid: myOpenid(),
+      name: name.value,
+      section: section.value,
+      description: description.value,
+      capacity: capacity.value,
+    });
+    closeDialog(byId("edit-dialog"));
+    showToast("已保存");
+    pollNow();
+  });
+  onSubmit(byId("new-form"), async ({ name, section, description, capacity }) => {
     const openid = await requireOpenid();
     if (!openid) return;
-    const { room_id } = await call("/room/add", {
+    const { room_id } = await callOnce("/room/add", {
       name: name.value,
       section: section.value,
       description: description.value,
       room_owner_id: openid,
+      capacity: capacity.value || undefined,
     });
     byId("new-form").reset();
     location.hash = `#/room/${room_id}`;
