@@ -20,12 +20,21 @@ from peewee import (
     Model,
     Select,
     TextField,
+    Tuple,
     fn,
 )
 from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 
 from service import database as file
-from service.database import Refused, compiled, database, prepared, prepared_page
+from service.database import (
+    Refused,
+    compiled,
+    database,
+    empty_log,
+    prepared,
+    prepared_page,
+    write_lock,
+)
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
 # takes a new SCHEMA_VERSION.
@@ -43,12 +52,15 @@ MEMBERS_AT_MOST = 500
 KEY_AT_MOST = 60
 CODE_AT_MOST = 128  # WeChat's have 32
 REQUEST_ID_AT_MOST = 64
+REASON_AT_MOST = 200
 LIMIT_AT_MOST = 500  # rows on a page
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 SCHEMA_VERSION = 5
 TOKEN_SECONDS = 7 * 24 * 60 * 60
-ANSWER_SECONDS = 24 * 60 * 60
+DAY = 24 * 60 * 60 * 1000  # milliseconds
+REPORT_DAYS = 180
+STEP = 100  # messages that are changed under one write lock
 
 # What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and the
 # empty Braille pattern.
@@ -202,12 +214,13 @@ class User(Table):
         without_rowid = True  # a page looks up many nicknames
 
     @classmethod
-    def complete(cls, openid, sex, preference, nickname=None):
+    def complete(cls, openid, sex, preference, nickname=None, doubtful=""):
         """Create the profile or replace it; the same again changes nothing.
 
         Without a nickname the one there was stays.
         """
         if cls.replace_profile(openid, json.dumps(sex), json.dumps(preference), nickname):
+            Report.add_doubtful(doubtful, openid)
             Clock.tick()
 
     @classmethod
@@ -221,6 +234,17 @@ class User(Table):
     @classmethod
     def exists(cls, openid):
         return bool(cls.select_profile(openid))
+
+    @classmethod
+    def forget(cls, openid):
+        """Delete the profile; the rows that there were."""
+        if gone := cls.delete_profile(openid):
+            Clock.tick()
+        return gone
+
+    @prepared
+    def delete_profile(openid):
+        return User.delete().where(User.openid == openid).returning(User.openid)
 
     @prepared
     def select_profile(openid):
@@ -306,24 +330,35 @@ class Room(Table):
         return bool(cls.select_room(room_id))
 
     @classmethod
-    def open(cls, name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
+    def open(
+        cls,
+        name,
+        section,
+        description,
+        room_owner_id,
+        capacity=MEMBERS_AT_MOST,
+        doubtful="",
+    ):
         ((room_id,),) = cls.insert_room(
             name, section, description, room_owner_id, fold(name), fold(section), capacity
         )
         RoomIndex.add(room_id, name, section, description)
         Member.insert_member(room_id, Clock.tick(), room_owner_id, True)
+        Report.add_doubtful(doubtful, room_owner_id, room_id)
         return cls(room_id=room_id, room_owner_id=room_owner_id, capacity=capacity)
 
     def admit(self, openid):
         """Let openid in; to join twice is to join once."""
         if self.has_member(openid):
             return
+        if Memory.find("kick", openid, self.room_id):
+            raise Refused("kicked")
         if Member.count(self.room_id) >= self.capacity:
             raise Refused("room_full")
         Member.insert_member(self.room_id, Clock.tick(), openid, False)
 
     def remove(self, openid, caller):
-        """Take openid out; what they said stays."""
+        """Take openid out; what they said stays. Whom the owner takes out stays out for a day."""
         if not self.has_member(openid):
             raise Refused("member_not_found")
         if not caller.may_remove(openid, self):
@@ -331,6 +366,8 @@ class Room(Table):
         if openid == self.room_owner_id:
             raise Refused("owner_cannot_leave")
         Member.delete_member(self.room_id, openid)
+        if caller.openid == self.room_owner_id:
+            Memory.keep(1, "kick", openid, self.room_id)
         Clock.tick()
 
     def close(self, openid):
@@ -341,7 +378,7 @@ class Room(Table):
         RoomIndex.remove(self.room_id)
         Clock.tick()
 
-    def edit(self, openid, **changes):
+    def edit(self, openid, doubtful="", **changes):
         """Change these fields of the room for openid, its owner; the same again changes nothing."""
         if openid != self.room_owner_id:
             raise Refused("not_owner")
@@ -356,23 +393,59 @@ class Room(Table):
         room.save()
         RoomIndex.remove(room.room_id)
         RoomIndex.add(room.room_id, room.name, room.section, room.description)
+        Report.add_doubtful(doubtful, openid, room.room_id)
         Clock.tick()
 
-    def post(self, openid, message):
+    def post(self, openid, message, doubtful=""):
         """Leave a message of openid, a member; returns its message_id and its time."""
         if not self.has_member(openid):
             raise Refused("not_member")
         sent = now()
         message_id = Clock.tick_at(sent)
         ((time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
+        Report.add_doubtful(doubtful, openid, self.room_id, message_id)
         return message_id, time
 
     def delete_message(self, message_id, openid):
         """Delete the text of a message for its sender or the room's owner; its place stays."""
-        if openid not in (Message.sender_of(self.room_id, message_id), self.room_owner_id):
+        sender, _ = Message.by_id(self.room_id, message_id)
+        if openid not in (sender, self.room_owner_id):
             raise Refused("not_owner")
+        self.remove_message(message_id)
+
+    def remove_message(self, message_id):
         if Message.delete_text(self.room_id, message_id):
             Clock.tick()
+
+    def report(self, openid, reason, message_id=None):
+        """Keep for the operator what openid reports: a message or, without one, the room."""
+        if message_id is None:
+            room = Room.get_by_id(self.room_id)
+            about, text = room.room_owner_id, f"{room.name}\n{room.section}\n{room.description}"
+        else:
+            about, text = Message.by_id(self.room_id, message_id)
+        Report.add(openid, about, self.room_id, message_id or 0, text, reason)
+
+    @classmethod
+    def forget(cls, openid):
+        """Take openid out of some rooms, for good; the rooms that there were.
+
+        A room that they own goes to the member who joined first. One without other members is
+        deleted, after its messages.
+        """
+        rooms = Member.select_some_rooms(openid)
+        for room_id, is_owner in rooms:
+            successor = Member.select_first_guest(room_id) if is_owner else ()
+            if is_owner and not successor:
+                if not Message.delete_some(room_id):
+                    cls.by_id(room_id).close(openid)
+                continue
+            Member.delete_member(room_id, openid)
+            for (heir,) in successor:
+                Room.change_owner(room_id, heir)
+                Member.make_owner(room_id, heir)
+            Clock.tick()
+        return rooms
 
     def has_member(self, openid):
         return Member.exists(self.room_id, openid)
@@ -395,6 +468,10 @@ class Room(Table):
             capacity=capacity,
         )
         return room.returning(Room.room_id)
+
+    @prepared
+    def change_owner(room_id, openid):
+        return Room.update(room_owner_id=openid).where(Room.room_id == room_id)
 
     @prepared
     def delete_room(room_id):
@@ -452,13 +529,27 @@ class Member(Table):
     def delete_member(room_id, openid):
         return Member.delete().where(Member.room == room_id, Member.openid == openid)
 
+    @prepared
+    def select_some_rooms(openid):
+        return Member.select(Member.room, Member.is_owner).where(Member.openid == openid).limit(10)
+
+    @prepared
+    def select_first_guest(room_id):
+        guests = Member.select(Member.openid).where(Member.room == room_id, ~Member.is_owner)
+        return guests.order_by(Member.joined).limit(1)
+
+    @prepared
+    def make_owner(room_id, openid):
+        member = (Member.room == room_id) & (Member.openid == openid)
+        return Member.update(is_owner=True).where(member)
+
 
 # Whoever owns thousands of rooms finds the few that they joined.
 Member.add_index(Member.openid, Member.room, where=~Member.is_owner, name="member_guest")
 
 
 class Message(Table):
-    """What a member said; a message without a text was deleted.
+    """What a member said: without a text once it was deleted, without an openid once they left.
 
     `message_id` is the clock's tick, which keeps the order; `time` is what the machine's clock
     showed, which may have been wrong for a while.
@@ -466,7 +557,7 @@ class Message(Table):
 
     room = ForeignKeyField(Room, on_delete="CASCADE", index=False)
     message_id = BigIntegerField()
-    openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
+    openid = TextField(index=True, constraints=[length("openid", 0, OPENID_AT_MOST)])
     message = TextField(constraints=[length("message", 0, MESSAGE_AT_MOST)])
     time = BigIntegerField()
 
@@ -488,10 +579,18 @@ class Message(Table):
         return page
 
     @classmethod
-    def sender_of(cls, room_id, message_id):
-        for (openid,) in cls.select_sender(room_id, message_id):
-            return openid
+    def by_id(cls, room_id, message_id):
+        """Who sent a message, and its text."""
+        for openid, message in cls.select_message(room_id, message_id):
+            return openid, message
         raise Refused("message_not_found")
+
+    @classmethod
+    def forget(cls, openid):
+        """Delete the texts and the sender of some messages of openid; the rows that there were."""
+        if gone := cls.forget_some(openid):
+            Clock.tick()
+        return gone
 
     @partial(prepared_page, newest_last=True)
     def select_older(room_id, limit, before):
@@ -511,9 +610,9 @@ class Message(Table):
         return row.returning(rfc3339(Message.time))
 
     @prepared
-    def select_sender(room_id, message_id):
+    def select_message(room_id, message_id):
         the_one = (Message.room == room_id) & (Message.message_id == message_id)
-        return Message.select(Message.openid).where(the_one)
+        return Message.select(Message.openid, Message.message).where(the_one)
 
     @prepared
     def delete_text(room_id, message_id):
@@ -522,46 +621,152 @@ class Message(Table):
         has_text = Message.message != ""
         return Message.update(message="").where(the_one, has_text).returning(Message.message_id)
 
+    @prepared
+    def forget_some(openid):
+        some = Message.select(Message.room, Message.message_id).where(Message.openid == openid)
+        theirs = Tuple(Message.room, Message.message_id).in_(some.limit(STEP))
+        return Message.update(openid="", message="").where(theirs).returning(Message.message_id)
 
-class Answer(Table):
-    """What somebody was answered to a request with a request_id, for a day after `answered`.
+    @prepared
+    def delete_some(room_id):
+        some = Message.select(Message.message_id).where(Message.room == room_id).limit(STEP)
+        theirs = (Message.room == room_id) & Message.message_id.in_(some)
+        return Message.delete().where(theirs).returning(Message.message_id)
 
-    `answered` is in milliseconds since 1970. Each endpoint has request_ids of its own.
+
+class Memory(Table):
+    """What is kept for a day: first answers to request_ids, and who was taken out of which room.
+
+    `kept` is in milliseconds since 1970. The digest of a key tells nobody whom it is about.
     """
 
     digest = TextField(primary_key=True)
-    answer = TextField()
-    answered = BigIntegerField(index=True)
+    value = TextField()
+    kept = BigIntegerField(index=True)
 
     class Meta:
         without_rowid = True
 
     @classmethod
-    def once(cls, endpoint, openid, request_id, act):
-        """What act() returns, as JSON has it; sent again, what it returned the first time."""
-        if request_id is None:
-            return act()
-        key = digest(f"{endpoint} {openid} {request_id}")
-        day = now() - ANSWER_SECONDS * 1000, now() + ANSWER_SECONDS * 1000
-        for (answer,) in cls.select_answer(key, *day):
-            return json.loads(answer)
-        answer = act()
-        cls.delete_old(*day)
-        cls.insert_answer(key, json.dumps(answer), now())
-        return answer
+    def once(cls, act, *key):
+        """What act() returns, as JSON has it; for the same key again what it returned before."""
+        value = cls.find(*key)
+        if value is None:
+            value = cls.keep(act(), *key)
+        return value
+
+    @classmethod
+    def find(cls, *key):
+        """The value of a key, or None."""
+        for (value,) in cls.select_value(key_digest(key), now() - DAY, now() + DAY):
+            return json.loads(value)
+        return None
+
+    @classmethod
+    def keep(cls, value, *key):
+        cls.delete_old(now() - DAY, now() + DAY)
+        cls.insert_value(key_digest(key), json.dumps(value), now())
+        return value
 
     @prepared
-    def select_answer(digest, earliest, latest):
-        valid = Answer.answered.between(earliest, latest)
-        return Answer.select(Answer.answer).where(Answer.digest == digest, valid)
+    def select_value(digest, earliest, latest):
+        valid = Memory.kept.between(earliest, latest)
+        return Memory.select(Memory.value).where(Memory.digest == digest, valid)
 
     @prepared
-    def insert_answer(digest, answer, answered):
-        return Answer.replace(digest=digest, answer=answer, answered=answered)
+    def insert_value(digest, value, kept):
+        return Memory.replace(digest=digest, value=value, kept=kept)
 
     @prepared
     def delete_old(earliest, latest):
-        return delete_two(Answer, (Answer.answered < earliest) | (Answer.answered > latest))
+        return delete_two(Memory, (Memory.kept < earliest) | (Memory.kept > latest))
+
+
+def key_digest(key):
+    return digest(json.dumps(key))
+
+
+class Report(Table):
+    """What somebody reported to the operator, with a copy of it; nobody else sees it.
+
+    `openid` said it. `reporter` is empty where WeChat was in doubt. A `message_id` of 0 is the
+    room itself, a `room_id` of 0 a profile. `time` is in milliseconds since 1970.
+    """
+
+    reporter = TextField()
+    openid = TextField(index=True)
+    room_id = BigIntegerField()
+    message_id = BigIntegerField()
+    text = TextField()
+    reason = TextField()
+    time = BigIntegerField(index=True)
+    is_open = BooleanField()
+
+    class Meta:
+        indexes = ((("room_id", "message_id"), False),)
+
+    @classmethod
+    def add(cls, reporter, openid, room_id, message_id, text, reason):
+        """Keep a report, once for each person and target."""
+        earliest = now() - REPORT_DAYS * DAY
+        cls.delete_old(earliest)
+        cls.insert_report(reporter, openid, room_id, message_id, text, reason, now())
+
+    @classmethod
+    def add_doubtful(cls, text, openid, room_id=0, message_id=0):
+        """Report a text that WeChat leaves to the operator; an empty one is none."""
+        if text:
+            cls.add("", openid, room_id, message_id, text, "微信建议人工审核")
+
+    @classmethod
+    def close(cls, which):
+        """Close open reports; how many there were."""
+        return cls.update(is_open=False).where(which, cls.is_open).execute()
+
+    @prepared
+    def insert_report(reporter, openid, room_id, message_id, text, reason, time):
+        report = Report.insert(
+            reporter=reporter,
+            openid=openid,
+            room_id=room_id,
+            message_id=message_id,
+            text=text,
+            reason=reason,
+            time=time,
+            is_open=True,
+        )
+        return report.on_conflict_ignore()
+
+    @prepared
+    def delete_old(earliest):
+        return delete_two(Report, Report.time < earliest)
+
+
+Report.add_index(
+    Report.reporter,
+    Report.room_id,
+    Report.message_id,
+    unique=True,
+    where=Report.reporter != "",
+    name="report_once",
+)
+
+
+class Ban(Table):
+    """openid may not log in nor change anything."""
+
+    openid = TextField(primary_key=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
+
+    class Meta:
+        without_rowid = True
+
+    @classmethod
+    def exists(cls, openid):
+        return bool(cls.select_ban(openid))
+
+    @prepared
+    def select_ban(openid):
+        return Ban.select(Ban.openid).where(Ban.openid == openid)
 
 
 class Token(Table):
@@ -572,7 +777,7 @@ class Token(Table):
     """
 
     digest = TextField(primary_key=True)
-    openid = TextField(constraints=[length("openid", 1, OPENID_AT_MOST)])
+    openid = TextField(index=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
     expires = BigIntegerField(index=True)
 
     class Meta:
@@ -581,6 +786,8 @@ class Token(Table):
     @classmethod
     def issue(cls, openid):
         """A new token for openid, 32 random bytes as text; two that are invalid are deleted."""
+        if Ban.exists(openid):
+            raise Refused("banned")
         token = secrets.token_urlsafe(32)
         expires = now() + TOKEN_SECONDS * 1000
         cls.delete_invalid(now(), expires)
@@ -588,15 +795,25 @@ class Token(Table):
         return token
 
     @classmethod
-    def openid_of(cls, token):
-        for (openid,) in cls.select_openid(digest(token), now(), now() + TOKEN_SECONDS * 1000):
-            return openid
+    def caller(cls, token, changes):
+        """Whose token it is; a ban ends it, and says so to a request that changes something."""
+        for openid, is_banned in cls.select_holder(
+            digest(token), now(), now() + TOKEN_SECONDS * 1000
+        ):
+            if is_banned:
+                raise Refused("banned" if changes else "login_required")
+            return Caller(openid)
         raise Refused("login_required")
 
     @prepared
-    def select_openid(digest, now, latest):
+    def select_holder(digest, now, latest):
         valid = (Token.expires > now) & (Token.expires <= latest)
-        return Token.select(Token.openid).where(Token.digest == digest, valid)
+        bans = Ban.select().where(Ban.openid == Token.openid)
+        return Token.select(Token.openid, fn.EXISTS(bans)).where(Token.digest == digest, valid)
+
+    @prepared
+    def forget(openid):
+        return Token.delete().where(Token.openid == openid).returning(Token.openid)
 
     @prepared
     def insert_token(digest, openid, expires):
@@ -613,8 +830,27 @@ def digest(text):
 
 def delete_two(table, invalid):
     """Delete no more, or one request under a wrong clock would delete all."""
-    two = table.select(table.digest).where(invalid).limit(2)
-    return table.delete().where(table.digest.in_(two))
+    key = table._meta.primary_key
+    return table.delete().where(key.in_(table.select(key).where(invalid).limit(2)))
+
+
+def leave(openid):
+    """Delete what there is of openid but a ban and reports; whether there was anything.
+
+    It takes the write lock for a few rows at a time, since there may be many.
+    """
+    found = [forget_all(table, openid) for table in (Token, User, Room, Message)]
+    empty_log()
+    return any(found)
+
+
+def forget_all(table, openid):
+    found = False
+    while True:
+        with write_lock():
+            if not table.forget(openid):
+                return found
+        found = True
 
 
 class RoomIndex(FTS5Model):
@@ -768,7 +1004,7 @@ def has_more(rows, limit):
 
 
 def create_tables():
-    database.create_tables([Clock, User, Room, Member, Message, Answer, Token])
+    database.create_tables([Clock, User, Room, Member, Message, Memory, Report, Ban, Token])
     RoomIndex.create()
     create_guards()
     Clock.insert(id=1, last_time=now()).execute()
@@ -811,7 +1047,7 @@ def upgrade_tables(version):
     add_column(Room.capacity)
     if version < 4:
         upgrade_rooms(version)
-    database.create_tables([Member, Answer, Token])
+    database.create_tables([Member, Memory, Report, Ban, Token])
     rebuild(User, "openid, sex, preference, ''")
     time = "time" if version == 4 else "message_id"
     rebuild(Message, f"room_id, message_id, openid, message, {time}")

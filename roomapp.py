@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,19 @@ from bottle import Bottle, HTTPError, request, response, static_file
 from peewee import DatabaseError
 
 import models
-from models import Answer, Anyone, Caller, Clock, Message, Room, Token, User, fold, open_database
+from models import (
+    Anyone,
+    Ban,
+    Clock,
+    Memory,
+    Message,
+    Room,
+    Token,
+    User,
+    fold,
+    leave,
+    open_database,
+)
 from search import DIGITS, find
 from service import openapi, options, wechat
 from service.database import (
@@ -28,7 +40,7 @@ from service.database import (
     is_busy,
     write_lock,
 )
-from service.limits import RateLimit
+from service.limits import RateLimit, network_of
 from service.serving import announce, listen, log_requests, serve, start_server
 
 __version__ = "2.0.0"
@@ -46,10 +58,11 @@ app = Bottle()
 
 # 一、用户
 #
-# `waits` marks the endpoints that may have to wait: for the write lock, WeChat or other searches.
+# `changes` marks the endpoints that change something, and `waits` others that may have to wait for
+# WeChat or for searches.
 
 
-@app.post("/usr/complete", waits=True)
+@app.post("/usr/complete", changes=True)
 def complete():
     """完善个人信息
 
@@ -57,8 +70,9 @@ def complete():
     """
     openid, sex, preference, nickname = read_fields("openid", "sex", "preference", "nickname")
     require_self(openid)
-    with write_lock():
-        User.complete(openid, sex, preference, nickname)
+    doubtful = check_texts(PROFILE, nickname=nickname, sex=sex, preference=preference)
+    with write_as(openid):
+        User.complete(openid, sex, preference, nickname, doubtful)
     return done()
 
 
@@ -93,14 +107,15 @@ def roomlist2():
     return done_page("rooms", Room.joined_by(require_self(openid), limit, before))
 
 
-@app.post("/usr/join", waits=True)
+@app.post("/usr/join", changes=True)
 def join():
     """加入房间
 
     重复加入等于加入一次，房间已满时也是。
     """
     room_id, openid = read_fields("room_id", "openid")
-    with write_lock():
+    count("join")
+    with write_as(openid):
         Room.by_id(room_id).admit(require_self(openid))
     return done()
 
@@ -113,8 +128,8 @@ def login():
     登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
     """
     code = read_field("code", read_object())
-    logins.count(request.environ.get("REMOTE_ADDR", ""))
-    openid = wechat.openid_of(code, *options.wechat_settings())
+    logins.count(network_of(request.environ.get("REMOTE_ADDR", "")))
+    openid = wechat.account(*options.wechat_settings()).openid_of(code)
     with write_lock():
         token = Token.issue(openid)
     exist = int(User.exists(openid))
@@ -123,6 +138,20 @@ def login():
 
 # A campus may be behind one address.
 logins = RateLimit(at_once=2000, per_second=2)
+
+
+@app.post("/usr/delete", changes=True)
+def delete_user():
+    """注销
+
+    删除个人信息、登录状态、成员身份和说过的话（留言还在原来的位置，openid 和 message 为空）。自己的
+    房间交给最早加入的人，没有别人的就删除。重复注销等于注销一次。
+    """
+    [openid] = read_fields("openid")
+    require_self(openid)
+    refuse_banned(openid)
+    leave(openid)
+    return done()
 
 
 # 二、房间
@@ -138,7 +167,7 @@ def section():
     return done_page("rooms", Room.in_section(fold(section), limit, before))
 
 
-@app.post("/room/add", waits=True)
+@app.post("/room/add", changes=True)
 def add():
     """创建房间
 
@@ -148,32 +177,35 @@ def add():
         "name", "section", "description", "room_owner_id", "capacity", "request_id"
     )
     require_self(room_owner_id)
-    fields = name, section, description, room_owner_id, capacity
-    with write_lock():
-        room_id = Answer.once("add", room_owner_id, request_id, lambda: Room.open(*fields).room_id)
+    texts = {"name": name, "section": section, "description": description}
+
+    def open_room(doubtful):
+        return Room.open(*texts.values(), room_owner_id, capacity, doubtful).room_id
+
+    room_id = once("add", room_owner_id, request_id, ROOM, texts, open_room)
     return done(room_id=room_id)
 
 
-@app.post("/room/kick", waits=True)
+@app.post("/room/kick", changes=True)
 def kick():
     """踢人
 
     openid 是被踢的人；自己离开也用它。说过的话会留下。核实身份时，只有房主能让别人离开。
     """
     room_id, openid = read_fields("room_id", "openid")
-    with write_lock():
+    with write_as(request.caller.openid):
         Room.by_id(room_id).remove(openid, request.caller)
     return done()
 
 
-@app.post("/room/delete", waits=True)
+@app.post("/room/delete", changes=True)
 def delete():
     """删除房间
 
     openid 是自己，只有房主可以。成员和留言一并删除，房间号不再使用。
     """
     room_id, openid = read_fields("room_id", "openid")
-    with write_lock():
+    with write_as(openid):
         Room.by_id(room_id).close(require_self(openid))
     return done()
 
@@ -190,7 +222,7 @@ def get_message():
     return done_page("messages", page)
 
 
-@app.post("/room/send_message", waits=True)
+@app.post("/room/send_message", changes=True)
 def send_message():
     """留言
 
@@ -198,14 +230,15 @@ def send_message():
     """
     room_id, openid, message, request_id = read_fields("room_id", "openid", "message", "request_id")
     require_self(openid)
-    with write_lock():
-        message_id, time = Answer.once(
-            "send_message", openid, request_id, lambda: Room.by_id(room_id).post(openid, message)
-        )
+
+    def post(doubtful):
+        return Room.by_id(room_id).post(openid, message, doubtful)
+
+    message_id, time = once("send_message", openid, request_id, COMMENT, {"message": message}, post)
     return done(message_id=message_id, time=time)
 
 
-@app.post("/room/complete", waits=True)
+@app.post("/room/complete", changes=True)
 def edit():
     """修改房间
 
@@ -214,21 +247,37 @@ def edit():
     room_id, openid, changes = read_fields(
         "room_id", "openid", optional=("name", "section", "description", "capacity")
     )
-    with write_lock():
-        Room.by_id(room_id).edit(require_self(openid), **changes)
+    doubtful = check_texts(ROOM, **changes)
+    with write_as(openid):
+        Room.by_id(room_id).edit(require_self(openid), doubtful, **changes)
     return done()
 
 
-@app.post("/room/delete_message", waits=True)
+@app.post("/room/delete_message", changes=True)
 def delete_message():
     """删除留言
 
     发送者和房主可以。留言还在原来的位置，message 为空；重复删除等于删除一次。
     """
     room_id, openid, message_id = read_fields("room_id", "openid", "message_id")
-    with write_lock():
+    with write_as(openid):
         Room.by_id(room_id).delete_message(message_id, require_self(openid))
     empty_log()
+    return done()
+
+
+@app.post("/room/report", changes=True)
+def report():
+    """举报
+
+    不填 message_id 是举报房间。只有运营者能看到，连同被举报的文字；同一个人对同一处只记一次。
+    """
+    room_id, openid, reason, message = read_fields(
+        "room_id", "openid", "reason", optional=("message_id",)
+    )
+    count("report")
+    with write_as(openid):
+        Room.by_id(room_id).report(require_self(openid), reason, **message)
     return done()
 
 
@@ -345,11 +394,14 @@ encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 ERRORS = {
     "invalid_json": (400, "提交的内容不是正确的 JSON 对象"),
     "invalid_field": (400, "提交的内容填写有误"),
+    "risky_content": (400, "内容含有违规信息，请修改后再提交"),
     "login_required": (401, "请先登录"),
     "login_failed": (401, "登录失败，请重新登录"),
     "not_owner": (403, "只有房主才能这样做"),
     "not_member": (403, "请先加入这个房间"),
     "identity_mismatch": (403, "只能以自己的身份这样做"),
+    "kicked": (403, "房主让你离开了这个房间，24 小时后才能再加入"),
+    "banned": (403, "你已被运营者禁止使用"),
     "room_not_found": (404, "房间不存在或已被删除"),
     "user_not_found": (404, "该用户还没有完善个人信息"),
     "member_not_found": (404, "该用户不在这个房间里"),
@@ -502,6 +554,10 @@ def message_text(value):
     return not_blank(paragraphs(value, models.MESSAGE_AT_MOST))
 
 
+def reason_text(value):
+    return not_blank(paragraphs(string(value).strip(models.BLANKS), models.REASON_AT_MOST))
+
+
 def sex(value):
     """WeChat's code (1 男, 2 女, 0 未知), or a text."""
     if type(value) is int and value in (0, 1, 2):
@@ -641,6 +697,11 @@ FIELDS = {
         f"客户端自己定的 1–{models.REQUEST_ID_AT_MOST} 个可见字符，不含空格；"
         "没有收到回答时用同一个再发一次，不会做两次",
     ),
+    "reason": Field(
+        "理由",
+        reason_text,
+        f"1–{models.REASON_AT_MOST} 个字，可以换行，首尾空白会去掉",
+    ),
     "key": Field("搜索内容", search_key, f"数字，或 1–{models.KEY_AT_MOST} 个字，首尾空白会去掉"),
     "limit": Field(
         "limit",
@@ -680,7 +741,7 @@ def identify():
     scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused("login_required")
-    return Caller(Token.openid_of(token.strip()))
+    return Token.caller(token.strip(), changes="changes" in request.route.config)
 
 
 def require_self(openid):
@@ -688,6 +749,67 @@ def require_self(openid):
     if not request.caller.may_act_as(openid):
         raise Refused("identity_mismatch")
     return openid
+
+
+def refuse_banned(openid):
+    """Refuse a banned caller, or a banned openid where nobody is verified."""
+    if Ban.exists(request.caller.openid or openid):
+        raise Refused("banned")
+
+
+@contextmanager
+def write_as(openid):
+    """Do what is inside as one change by openid, who is not banned."""
+    with write_lock():
+        refuse_banned(openid)
+        yield
+
+
+# What is asked of verified callers before they change something
+
+# Everyone may do so much at once, then so much an hour or a minute.
+LIMITS = {
+    "add": RateLimit(at_once=10, per_second=10 / 3600),
+    "join": RateLimit(at_once=60, per_second=60 / 60),
+    "send_message": RateLimit(at_once=30, per_second=30 / 60),
+    "report": RateLimit(at_once=10, per_second=10 / 3600),
+}
+PROFILE, COMMENT, ROOM = 1, 2, 3  # the scenes of WeChat's check: 资料, 评论, 论坛
+
+
+def count(endpoint):
+    if options.is_verified():
+        LIMITS[endpoint].count(request.caller.openid)
+
+
+def check_texts(scene, **texts):
+    """Have WeChat check what others will see; what it leaves to the operator is returned."""
+    found = {name: text for name, text in texts.items() if isinstance(text, (str, list))}
+    content = "\n".join(
+        " ".join(text) if isinstance(text, list) else text for text in found.values()
+    )
+    if not content.strip(models.BLANKS) or not options.texts_are_checked():
+        return ""
+    account = wechat.account(*options.wechat_settings())
+    suggestion = account.suggestion(request.caller.openid, scene, content)
+    if suggestion == "risky":
+        raise Refused("risky_content", field=next(iter(found)))
+    return content if suggestion == "review" else ""
+
+
+def once(endpoint, openid, request_id, scene, texts, act):
+    """What act() returns, as one change; sent again within a day, what it returned the first time.
+
+    act takes what WeChat leaves to the operator.
+    """
+    key = endpoint, openid, request_id
+    first = request_id and Memory.find(*key)
+    if first:
+        return first
+    count(endpoint)
+    doubtful = check_texts(scene, **texts)
+    with write_as(openid):
+        return Memory.once(lambda: act(doubtful), *key) if request_id else act(doubtful)
 
 
 # Running it
@@ -726,7 +848,9 @@ def run(arguments):
         app if arguments.quiet else log_requests(app),
         listener,
         arguments.threads,
-        waiting_urls={route.rule for route in app.routes if "waits" in route.config},
+        waiting_urls={
+            route.rule for route in app.routes if {"changes", "waits"} & route.config.keys()
+        },
         trusted_proxy=options.setting("trusted_proxy"),
     )
     announce(listener, arguments.database, is_verified)

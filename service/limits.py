@@ -1,4 +1,4 @@
-"""How often one address may do something."""
+"""How often one person, or one address, may do something."""
 
 import ipaddress
 import math
@@ -9,26 +9,25 @@ from service.database import Refused
 
 
 class RateLimit:
-    """So many at once from one address, then so many a second; counted in this process's memory."""
+    """So many at once by one person, then so many a second; counted in this process's memory."""
 
     def __init__(self, at_once, per_second):
         self.at_once = at_once
         self.per_second = per_second
         self.lock = threading.Lock()
-        self.used_until = {}  # until when an address has used up its share
+        self.used_until = {}  # until when somebody has used up their share
 
-    def count(self, address):
+    def count(self, person):
         """Count one more; Refused("too_many_requests") when that is too many."""
-        network = network_of(address)
         with self.lock:
             now = monotonic()
             for other in [other for other, until in self.used_until.items() if until <= now]:
                 del self.used_until[other]
-            until = self.used_until.get(network, now) + 1 / self.per_second
+            until = self.used_until.get(person, now) + 1 / self.per_second
             seconds = until - now - self.at_once / self.per_second
             if seconds > 0:
                 raise Refused("too_many_requests", retry_after=math.ceil(seconds))
-            self.used_until[network] = until
+            self.used_until[person] = until
 
 
 def network_of(address):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from service import backup, demo
+from models import ID_AT_MOST, OPENID_AT_MOST
+from service import backup, demo, moderation
 from service.database import SetupError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -19,6 +20,12 @@ def number(text, at_least, at_most):
     if not (text.isdecimal() and at_least <= int(text) <= at_most):
         raise ArgumentTypeError(f"{text!r} is not a number from {at_least} to {at_most}")
     return int(text)
+
+
+def openid(text):
+    if not (text.isprintable() and " " not in text and 1 <= len(text) <= OPENID_AT_MOST):
+        raise ArgumentTypeError(f"{text!r} is not an openid")
+    return text
 
 
 def machine_address(text):
@@ -71,6 +78,12 @@ OPTIONS = {
     "wechat_api": Option(
         "https://api.weixin.qq.com", web_address, "where WeChat answers", has_flag=False
     ),
+    "check_text": Option(
+        "1",
+        partial(number, at_least=0, at_most=1),
+        "1 has WeChat check what people write, 0 does not",
+        has_flag=False,
+    ),
     "trusted_proxy": Option(
         "",
         machine_address,
@@ -111,6 +124,10 @@ def is_verified():
     return bool(appid)
 
 
+def texts_are_checked():
+    return is_verified() and setting("check_text") == 1
+
+
 class Parser(ArgumentParser):
     def error(self, message):
         """Say what is wrong in one line, without argparse's usage text, and exit with 2."""
@@ -139,10 +156,10 @@ def parser(serve, version):
     main.add_argument("--quiet", action="store_true", help="do not log the requests")
     main.add_argument("--version", action="version", version=f"roomapp {version}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (run, help) in COMMANDS.items():
+    for name, (run, help, *arguments) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        if name in ("backup", "restore"):
-            command.add_argument("file", type=Path)
+        for argument, how in arguments:
+            command.add_argument(argument, **how)
         # No default here: it would win over what stands before the command.
         add_flag(command, "database", default=SUPPRESS)
         command.set_defaults(run=run)
@@ -155,19 +172,51 @@ def add_flag(parser, name, default):
     parser.add_argument(f"--{name}", type=option.read, default=default, help=help)
 
 
-# command: (what runs it with the options, what it does)
+FILE = ("file", {"type": Path})
+OPENID = ("openid", {"type": openid})
+ID = partial(number, at_least=1, at_most=ID_AT_MOST)
+
+# command: (what runs it with the options, what it does, its arguments)
 COMMANDS = {
     "backup": (
         lambda options: backup.backup(options.database, options.file),
         "copy the database to a new file, also while the service runs",
+        FILE,
     ),
     "restore": (
         lambda options: backup.restore(options.database, options.file),
         "put a copy of a file in the place of the database, while the service is stopped",
+        FILE,
     ),
     "check": (
         lambda options: backup.check(options.database),
         "show how the database is, and exit with 1 when it is damaged",
+    ),
+    "reports": (
+        lambda options: moderation.reports(options.database, options.all),
+        "show what people reported and nobody has settled, the oldest first",
+        ("--all", {"action": "store_true", "help": "the settled ones, too"}),
+    ),
+    "remove": (
+        lambda options: moderation.remove(options.database, options.room_id, options.message_id),
+        "delete a room or, with a message_id, the text of one of its messages",
+        ("room_id", {"type": ID}),
+        ("message_id", {"type": ID, "nargs": "?"}),
+    ),
+    "ban": (
+        lambda options: moderation.ban(options.database, options.openid),
+        "let somebody neither log in nor change anything",
+        OPENID,
+    ),
+    "unban": (
+        lambda options: moderation.unban(options.database, options.openid),
+        "let somebody log in again",
+        OPENID,
+    ),
+    "forget": (
+        lambda options: moderation.forget(options.database, options.openid),
+        "delete somebody's profile, memberships and texts, as /usr/delete does",
+        OPENID,
     ),
     "demo": (
         lambda options: demo.fill(options.database),

@@ -1,0 +1,144 @@
+"""What the operator does beside a running service: read reports, remove, ban, forget."""
+
+import shutil
+import sys
+import unicodedata
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import zip_longest
+
+from models import Ban, Message, Report, Room, Token, leave, open_database
+from service.database import Refused, SetupError, close_database, empty_log, write_lock
+
+COLUMNS = {"NO": 4, "TIME": 10, "ROOM": 6, "MESSAGE": 13, "SAID BY": 14, "REPORTED BY": 14}
+REST = {"REASON AND TEXT": 40}  # as wide as the terminal allows, but no less than this
+
+
+def reports(path, show_all):
+    """Show the open reports, or all of them, the oldest first."""
+    with opened(path):
+        chosen = Report.select() if show_all else Report.select().where(Report.is_open)
+        found = list(chosen.order_by(Report.id))
+    if not found:
+        finish("there are no reports" if show_all else "there are no open reports", found=False)
+    used = sum(COLUMNS.values()) + 2 * len(COLUMNS)
+    widest = shutil.get_terminal_size().columns - used
+    widths = [*COLUMNS.values(), max(widest, *REST.values())]
+    print_row([*COLUMNS, *REST], widths)
+    for each in found:
+        print_row(cells(each), widths)
+
+
+def remove(path, room_id, message_id):
+    """Delete a room or, with a message_id, the text of one of its messages."""
+    with opened(path):
+        try:
+            with write_lock():
+                room = Room.by_id(room_id)
+                if message_id is None:
+                    room.close(room.room_owner_id)
+                    closed = Report.close(Report.room_id == room_id)
+                else:
+                    Message.by_id(room_id, message_id)
+                    room.remove_message(message_id)
+                    closed = Report.close(Report.message_id == message_id)
+        except Refused as refusal:
+            if refusal.error == "database_busy":
+                raise
+            finish(f"nothing removed: {refusal.error.replace('_', ' ')}", found=False)
+        empty_log()
+    what = f"room {room_id}" if message_id is None else f"message {message_id} of room {room_id}"
+    finish(f"removed {what}{and_closed(closed)}")
+
+
+def ban(path, openid):
+    """End somebody's tokens; what they change or log in to is refused from now on."""
+    with opened(path), write_lock():
+        Ban.insert(openid=openid).on_conflict_ignore().execute()
+        closed = Report.close(Report.openid == openid)
+    finish(f"banned {openid}{and_closed(closed)}")
+
+
+def unban(path, openid):
+    """Let somebody log in again; earlier tokens stay ended."""
+    with opened(path), write_lock():
+        found = Ban.delete().where(Ban.openid == openid).execute()
+        Token.forget(openid)
+    finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
+
+
+def forget(path, openid):
+    """Delete what there is of somebody, as /usr/delete does."""
+    with opened(path):
+        found = leave(openid)
+        with write_lock():
+            closed = Report.close(Report.openid == openid)
+    finish(f"forgot {openid}{and_closed(closed)}" if found else f"nothing of {openid}", found)
+
+
+@contextmanager
+def opened(path):
+    if not path.exists():
+        raise SetupError(f"there is no database {path}")
+    open_database(path)
+    try:
+        yield
+    finally:
+        close_database()
+
+
+def finish(line, found=True):
+    print(line)
+    sys.exit(0 if found else 1)
+
+
+def and_closed(closed):
+    return f"; closed {closed} report{'s' * (closed > 1)}" if closed else ""
+
+
+# A table whose cells are as wide as a terminal shows them
+
+
+def cells(report):
+    moment = datetime.fromtimestamp(report.time / 1000)
+    return [
+        f"{report.id}",
+        f"{moment:%Y-%m-%d %H:%M}",
+        f"{report.room_id or ''}",
+        f"{report.message_id or ''}",
+        report.openid,
+        report.reporter or "WeChat",
+        f"[{report.reason}]\n{report.text}",
+    ]
+
+
+def print_row(cells, widths):
+    columns = [wrap(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    for parts in zip_longest(*columns, fillvalue=""):
+        padded = (
+            part + " " * (width - shown_width(part))
+            for part, width in zip(parts, widths, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+
+
+def wrap(text, width):
+    lines = []
+    for paragraph in text.expandtabs(4).splitlines():
+        lines.append("")
+        for character in paragraph:
+            if shown_width(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
+def shown_width(text):
+    return sum(
+        0
+        if unicodedata.combining(each) or unicodedata.category(each) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(each) in "WF"
+        else 1
+        for each in text
+    )
