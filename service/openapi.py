@@ -39,6 +39,9 @@ LOGIN = {
 }
 
 
+OF_TEXTS = ("risky_content", "wechat_unavailable")
+
+
 class Endpoint(NamedTuple):
     """What neither the route nor its docstring says."""
 
@@ -53,7 +56,7 @@ ENDPOINTS = {
         {"openid": "ming", **PROFILE},
         {},
         optional=("nickname",),
-        errors=("identity_mismatch",),
+        errors=("identity_mismatch", *OF_TEXTS),
     ),
     "/usr/info": Endpoint(
         {"openid": "ming"},
@@ -65,13 +68,14 @@ ENDPOINTS = {
     "/usr/join": Endpoint(
         {"room_id": 1, "openid": "hong"},
         {},
-        errors=("identity_mismatch", "room_not_found", "room_full"),
+        errors=("identity_mismatch", "too_many_requests", "room_not_found", "kicked", "room_full"),
     ),
     "/usr/login": Endpoint(
         {"code": "0c1Zv80w3wW1kP2sTg4w3yd1Bu0Zv80Q"},
         LOGIN,
-        errors=("login_failed", "not_found", "too_many_requests", "wechat_unavailable"),
+        errors=("login_failed", "banned", "not_found", "too_many_requests", "wechat_unavailable"),
     ),
+    "/usr/delete": Endpoint({"openid": "hong"}, {}, errors=("identity_mismatch",)),
     "/room/section": Endpoint({"section": "lol"}, ROOMS, PAGE),
     "/room/add": Endpoint(
         {
@@ -80,7 +84,7 @@ ENDPOINTS = {
         },
         {"room_id": 1},
         optional=("capacity", "request_id"),
-        errors=("identity_mismatch",),
+        errors=("identity_mismatch", "too_many_requests", *OF_TEXTS),
     ),
     "/room/kick": Endpoint(
         {"room_id": 1, "openid": "hong"},
@@ -102,18 +106,36 @@ ENDPOINTS = {
         {"room_id": 1, "openid": "ming", "message": "八点见"},
         {"message_id": MESSAGE["message_id"], "time": MESSAGE["time"]},
         optional=("request_id",),
-        errors=("not_member", "identity_mismatch", "room_not_found"),
+        errors=(
+            "not_member",
+            "identity_mismatch",
+            "too_many_requests",
+            "room_not_found",
+            *OF_TEXTS,
+        ),
     ),
     "/room/complete": Endpoint(
         {"room_id": 1, "openid": "ming", "description": "八点，人齐了", "capacity": 2},
         {},
         optional=("name", "section", "description", "capacity"),
-        errors=("not_owner", "identity_mismatch", "room_not_found", "capacity_too_small"),
+        errors=(
+            "not_owner",
+            "identity_mismatch",
+            "room_not_found",
+            "capacity_too_small",
+            *OF_TEXTS,
+        ),
     ),
     "/room/delete_message": Endpoint(
         {"room_id": 1, "openid": "ming", "message_id": MESSAGE["message_id"]},
         {},
         errors=("not_owner", "identity_mismatch", "room_not_found", "message_not_found"),
+    ),
+    "/room/report": Endpoint(
+        {"room_id": 1, "openid": "hong", "reason": "广告"},
+        {},
+        optional=("message_id",),
+        errors=("identity_mismatch", "too_many_requests", "room_not_found", "message_not_found"),
     ),
     "/search": Endpoint({"key": "五排 lol"}, ROOMS, optional=("limit",)),
     "/time": Endpoint({}, {"last_time": MESSAGE["time"]}),
@@ -137,9 +159,9 @@ def word(at_most):
     return text(1, at_most, rf"^[^\s{CONTROLS}]+$")
 
 
-def line(at_most):
-    """A line whose length counts without surrounding blanks."""
-    end, middle = rf"[^\s{CONTROLS}]", f"[^{CONTROLS}]"
+def line(at_most, controls=CONTROLS):
+    """A text, most often a line, whose length counts without surrounding blanks."""
+    end, middle = rf"[^\s{controls}]", f"[^{controls}]"
     return {"type": "string", "pattern": rf"^\s*{end}({middle}{{0,{at_most - 2}}}{end})?\s*$"}
 
 
@@ -203,6 +225,7 @@ SENT = {
     "message": not_blank(models.MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
     "message_id": POSITIVE,
     "request_id": either(word(models.REQUEST_ID_AT_MOST), NULL),
+    "reason": line(models.REASON_AT_MOST, CONTROLS_BUT_BREAKS),
     "key": either(line(models.KEY_AT_MOST), {"type": "number"}),
     "limit": either(integer(1, models.LIMIT_AT_MOST), digits(LIMIT), NULL),
     "before": either(POSITIVE, NULL),
@@ -237,7 +260,7 @@ ANSWERED = {
         "房间列表里是房主，按房间号找到的房间里是所有成员，留言列表里是发送者",
     ),
     "has_more": ({"type": "boolean"}, "在所要的方向上还有没有更多"),
-    "openid": (ref("schemas", "openid"), "用户的 openid"),
+    "openid": (one_line(0, models.OPENID_AT_MOST), "用户的 openid，已注销的人为空"),
     "message": (
         text(0, models.MESSAGE_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
         "留言内容，已删除的为空",
@@ -251,7 +274,10 @@ ANSWERED = {
     "exist": (FLAG, "1 已经完善个人信息，0 还没有"),
     "error": ({"type": "string"}, "哪一种错误，供程序判断"),
     "detail": ({"type": "string"}, "可以直接弹出的一句话"),
-    "field": ({"type": "string", "enum": list(SENT)}, "有误的字段，只有 invalid_field 才有"),
+    "field": (
+        {"type": "string", "enum": list(SENT)},
+        "有误的字段，只有 invalid_field 和 risky_content 才有",
+    ),
 }
 AT_TIMES = ("last_message_id", "field")  # not in every object of their kind
 # status: the headers of its answers
@@ -327,7 +353,7 @@ def operation(route, errors):
         "description": description.replace("\n", ""),
         "responses": {"200": response("成功", answer_object(answer), example=answer)},
     }
-    for status, those in errors_by_status(route.rule, errors).items():
+    for status, those in errors_by_status(route, errors).items():
         operation["responses"][str(status)] = failure(those, errors)
     if route.rule not in WITHOUT_CALLER:
         # That a token is not needed comes last: Postman takes the first way.
@@ -359,12 +385,13 @@ def response(description, schema, headers=(), **examples):
     return {"description": description, "headers": headers, "content": content}
 
 
-def errors_by_status(url, errors):
+def errors_by_status(route, errors):
     """The errors of an endpoint, by their statuses."""
-    endpoint = ENDPOINTS[url]
+    endpoint = ENDPOINTS[route.rule]
     possible = {*OF_EVERY_ENDPOINT, *endpoint.errors}
     possible.update(OF_EVERY_BODY if endpoint.takes else ())
-    possible.update(("login_required",) if url not in WITHOUT_CALLER else ())
+    possible.update(("login_required",) if route.rule not in WITHOUT_CALLER else ())
+    possible.update(("banned",) if "changes" in route.config else ())
     found = {}
     for error, (status, _) in errors.items():
         if error in possible:

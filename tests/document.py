@@ -7,6 +7,7 @@ BODIES = {
     "/usr/roomlist1": {"openid": "ming"},
     "/usr/roomlist2": {"openid": "hong"},
     "/usr/join": {"room_id": 1, "openid": "gang"},
+    "/usr/delete": {"openid": "gang"},
     "/room/section": {"section": "学习"},
     "/room/add": {
         "name": "桌游",
@@ -20,6 +21,7 @@ BODIES = {
     "/room/send_message": {"room_id": 1, "openid": "hong", "message": "嗨"},
     "/room/complete": {"room_id": 1, "openid": "ming"},
     "/room/delete_message": {"room_id": 1, "openid": "ming", "message_id": 1},
+    "/room/report": {"room_id": 1, "openid": "hong", "reason": "广告"},
     "/search": {"key": "学习"},
 }
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]
@@ -40,6 +42,7 @@ LEAST_AND_MOST = [
     ("nickname", "x", "🎮" * 20),
     ("capacity", 2, 500),
     ("request_id", "x", "明" * 64),
+    ("reason", "x", "🎮\n" * 99 + "🎮🎮"),
     ("key", "x", "🎮" * 60),
     ("limit", 1, 500),
     ("before", 1, 10**30),
@@ -58,6 +61,7 @@ OUT_OF_LIMITS = [
     ("nickname", ["", " \u3000", "x" * 21, "一\n二", 5]),
     ("capacity", [0, 1, -2, 501, "1", "501", "", "two", 2.0]),
     ("request_id", ["", "x" * 65, "a b", 5]),
+    ("reason", ["", " \n", "x" * 201, 5]),
     ("message_id", [0, -1, "0", "", "一", 1.0]),
     ("room_id", [0, -1, "0", "-1", "1.0", " 1", "", "一", "②", 1.0, False]),
     ("key", ["", " \u3000\n", "x" * 61, "1" * 61]),

@@ -13,7 +13,7 @@ from peewee import IntegrityError
 from webtest import TestApp
 
 from document import BODIES
-from models import Member, Message, Room, User, open_database
+from models import Ban, Member, Message, Room, User, open_database
 from processes import PROJECT
 from roomapp import app
 from service import database as file
@@ -124,7 +124,9 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (Member, {"room": 1, "openid": "x" * 65, "joined": 1}),
         (Member, {"room": 1, "openid": "hong", "joined": 1}),
         (Member, {"room": 2, "openid": "x", "joined": 1}),
-        (Message, {"room": 1, "message_id": 1, "openid": "", "message": "x", "time": 1}),
+        (Message, {"room": 1, "message_id": 1, "openid": "x" * 65, "message": "x", "time": 1}),
+        (Ban, {"openid": ""}),
+        (Ban, {"openid": "x" * 65}),
         (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "x" * 2001, "time": 1}),
         (Message, {"room": 2, "message_id": 1, "openid": "x", "message": "x", "time": 1}),
     ],

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
@@ -22,12 +22,12 @@ from openapi_spec_validator import validate
 
 import roomapp
 from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
-from models import MEMBERS_AT_MOST, open_database
+from models import MEMBERS_AT_MOST, Ban, open_database
 from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, FIELDS, app, document
 from service import database as file
 from service import options
-from service.database import close_database, database
+from service.database import close_database, database, write_lock
 from wechat_server import stand_in
 
 DOCUMENT = document()
@@ -49,10 +49,12 @@ LIFE = [
     "/room/send_message",
     "/room/get_message",
     "/time",
+    "/room/report",
     "/room/complete",
     "/room/delete_message",
     "/room/kick",
     "/room/delete",
+    "/usr/delete",
 ]
 VERIFYING = ["ROOMAPP_WECHAT_APPID", "ROOMAPP_WECHAT_SECRET", "ROOMAPP_WECHAT_API"]
 # What is refused and JSON Schema cannot tell from what is taken: that a number was written with a
@@ -115,7 +117,9 @@ def verified_mode(monkeypatch):
     with stand_in() as wechat:
         for name, value in zip(VERIFYING, ("wx0", "0", wechat.api), strict=True):
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(roomapp.logins, "used_until", {})
+        monkeypatch.setenv("ROOMAPP_CHECK_TEXT", "0")
+        for limit in (roomapp.logins, *roomapp.LIMITS.values()):
+            monkeypatch.setattr(limit, "used_until", {})
         options.setting.cache_clear()
         yield wechat
 
@@ -195,6 +199,7 @@ def test_the_summaries_are_the_headings_of_the_interface_document():
         "我的房间（我参与的）",
         "加入房间",
         "登录",
+        "注销",
         "由分区名得到房间列表",
         "创建房间",
         "踢人",
@@ -203,6 +208,7 @@ def test_the_summaries_are_the_headings_of_the_interface_document():
         "留言",
         "修改房间",
         "删除留言",
+        "举报",
         "搜索房间",
         "最新时间",
     ]
@@ -343,7 +349,17 @@ WRONG = {
     "invalid_field": {"openid": "", "section": "", "name": "", "key": "", "room_id": 0, "code": ""},
     "login_failed": {"code": "unknown"},
 }
-IN_TROUBLE = ("room_full", "capacity_too_small", "server_error", "database_busy")
+IN_TROUBLE = (
+    "banned",
+    "kicked",
+    "too_many_requests",
+    "risky_content",
+    "wechat_unavailable",
+    "room_full",
+    "capacity_too_small",
+    "server_error",
+    "database_busy",
+)
 # What only those have whose identity is verified.
 OF_CALLERS = {
     ("/room/kick", "not_owner"),
@@ -412,6 +428,10 @@ def test_every_documented_error_of_a_login_is_had(
     assert_errors("not_found")
     wechat = request.getfixturevalue("verified_mode")
     assert_errors("too_large", "invalid_json", "invalid_field", "login_failed")
+    with write_lock():
+        Ban.create(openid="ming")
+    assert_errors("banned")
+    Ban.delete().execute()
     wechat.reply = lambda out: out.write(b"")
     assert_errors("wechat_unavailable")
     wechat.reply = None
@@ -423,6 +443,41 @@ def test_every_documented_error_of_a_login_is_had(
     request.getfixturevalue("locked_file")
     assert_errors("database_busy")
     assert statuses == {}
+
+
+def test_a_ban_is_had_where_it_is_documented(somebody, verified_mode, token, assert_error):
+    li = token("li")
+    with write_lock():
+        Ban.create(openid="li")
+    changing = {url for url, *_ in everywhere("banned")}
+    reading = {"/usr/info", "/room/section", "/room/get_message", "/search"}
+    assert changing == BODIES.keys() - reading - {"/usr/roomlist1", "/usr/roomlist2"}
+    for each in everywhere("banned"):
+        assert_error(*each, **li)
+
+
+def test_who_was_taken_out_is_told_so_where_it_is_documented(
+    somebody, verified_mode, token, client, assert_error
+):
+    post_as = partial(client.post_json, params={"room_id": 1, "openid": "gang"})
+    gang = token("gang")
+    post_as("/usr/join", headers=gang)
+    post_as("/room/kick", headers=token("ming"))
+    assert everywhere("kicked") == [("/usr/join", "kicked", 403)]
+    assert_error("/usr/join", "kicked", 403, **gang)
+
+
+def test_too_much_is_had_where_it_is_documented(
+    somebody, verified_mode, token, assert_error, monkeypatch
+):
+    own = {"/usr/join": "gang", "/room/add": "gang", "/room/send_message": "hong"}
+    own["/room/report"] = "hong"
+    assert {url for url, *_ in everywhere("too_many_requests")} == own.keys()
+    tokens = {openid: token(openid) for openid in set(own.values())}
+    for limit in roomapp.LIMITS.values():
+        monkeypatch.setattr(limit, "at_once", 0)
+    for url, *error in everywhere("too_many_requests"):
+        assert_error(url, *error, **tokens[own[url]])
 
 
 @pytest.mark.parametrize("url", BODIES)

@@ -24,6 +24,7 @@ HOMES = {
     "message": "/room/send_message",
     "message_id": "/room/delete_message",
     "request_id": "/room/send_message",
+    "reason": "/room/report",
     "key": "/search",
     "limit": "/room/get_message",
     "before": "/room/get_message",
