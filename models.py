@@ -438,9 +438,10 @@ class Room(Table):
             successor = Member.select_first_guest(room_id) if is_owner else ()
             if is_owner and not successor:
                 if not Message.delete_some(room_id):
-                    cls.by_id(room_id).close(openid)
-                continue
-            Member.delete_member(room_id, openid)
+                    Room.delete_room(room_id)
+                    RoomIndex.remove(room_id)
+            else:
+                Member.delete_member(room_id, openid)
             for (heir,) in successor:
                 Room.change_owner(room_id, heir)
                 Member.make_owner(room_id, heir)
