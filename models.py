@@ -30,7 +30,7 @@ from service.database import (
     Refused,
     compiled,
     database,
-    empty_log,
+    erase_traces,
     prepared,
     prepared_page,
     write_lock,
@@ -382,7 +382,7 @@ class Room(Table):
         """Change these fields of the room for openid, its owner; the same again changes nothing."""
         if openid != self.room_owner_id:
             raise Refused("not_owner")
-        if changes.get("capacity", MEMBERS_AT_MOST) < Member.count(self.room_id):
+        if "capacity" in changes and changes["capacity"] < Member.count(self.room_id):
             raise Refused("capacity_too_small")
         room = Room.get_by_id(self.room_id)
         if all(getattr(room, name) == value for name, value in changes.items()):
@@ -391,8 +391,9 @@ class Room(Table):
             setattr(room, name, value)
         room.folded_name, room.folded_section = fold(room.name), fold(room.section)
         room.save()
-        RoomIndex.remove(room.room_id)
-        RoomIndex.add(room.room_id, room.name, room.section, room.description)
+        if changes.keys() != {"capacity"}:
+            RoomIndex.remove(room.room_id)
+            RoomIndex.add(room.room_id, room.name, room.section, room.description)
         Report.add_doubtful(doubtful, openid, room.room_id)
         Clock.tick()
 
@@ -415,6 +416,7 @@ class Room(Table):
 
     def remove_message(self, message_id):
         if Message.delete_text(self.room_id, message_id):
+            database.must_empty_log = True
             Clock.tick()
 
     def report(self, openid, reason, message_id=None):
@@ -612,15 +614,15 @@ class Message(Table):
 
     @prepared
     def select_message(room_id, message_id):
-        the_one = (Message.room == room_id) & (Message.message_id == message_id)
-        return Message.select(Message.openid, Message.message).where(the_one)
+        messages = Message.select(Message.openid, Message.message)
+        return messages.where(Message.room == room_id, Message.message_id == message_id)
 
     @prepared
     def delete_text(room_id, message_id):
         """One row, or none when there was no text."""
         the_one = (Message.room == room_id) & (Message.message_id == message_id)
         has_text = Message.message != ""
-        return Message.update(message="").where(the_one, has_text).returning(Message.message_id)
+        return Message.update(message="").where(the_one & has_text).returning(Message.message_id)
 
     @prepared
     def forget_some(openid):
@@ -680,7 +682,7 @@ class Memory(Table):
 
     @prepared
     def delete_old(earliest, latest):
-        return delete_two(Memory, (Memory.kept < earliest) | (Memory.kept > latest))
+        return delete_two_invalid(Memory, (Memory.kept < earliest) | (Memory.kept > latest))
 
 
 def key_digest(key):
@@ -740,7 +742,7 @@ class Report(Table):
 
     @prepared
     def delete_old(earliest):
-        return delete_two(Report, Report.time < earliest)
+        return delete_two_invalid(Report, Report.time < earliest)
 
 
 Report.add_index(
@@ -822,14 +824,14 @@ class Token(Table):
 
     @prepared
     def delete_invalid(now, latest):
-        return delete_two(Token, (Token.expires <= now) | (Token.expires > latest))
+        return delete_two_invalid(Token, (Token.expires <= now) | (Token.expires > latest))
 
 
 def digest(text):
     return sha256(text.encode()).hexdigest()
 
 
-def delete_two(table, invalid):
+def delete_two_invalid(table, invalid):
     """Delete no more, or one request under a wrong clock would delete all."""
     key = table._meta.primary_key
     return table.delete().where(key.in_(table.select(key).where(invalid).limit(2)))
@@ -841,7 +843,8 @@ def leave(openid):
     It takes the write lock for a few rows at a time, since there may be many.
     """
     found = [forget_all(table, openid) for table in (Token, User, Room, Message)]
-    empty_log()
+    if any(found):
+        erase_traces()
     return any(found)
 
 

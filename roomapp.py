@@ -36,7 +36,6 @@ from service.database import (
     SetupError,
     close_database,
     database,
-    empty_log,
     is_busy,
     write_lock,
 )
@@ -229,10 +228,9 @@ def send_message():
     只有成员能留言。request_id 和创建房间时一样：再发一次，得到的是第一次的回答。
     """
     room_id, openid, message, request_id = read_fields("room_id", "openid", "message", "request_id")
-    require_self(openid)
 
     def post(doubtful):
-        return Room.by_id(room_id).post(openid, message, doubtful)
+        return Room.by_id(room_id).post(require_self(openid), message, doubtful)
 
     message_id, time = once("send_message", openid, request_id, COMMENT, {"message": message}, post)
     return done(message_id=message_id, time=time)
@@ -262,7 +260,6 @@ def delete_message():
     room_id, openid, message_id = read_fields("room_id", "openid", "message_id")
     with write_as(openid):
         Room.by_id(room_id).delete_message(message_id, require_self(openid))
-    empty_log()
     return done()
 
 
@@ -513,8 +510,8 @@ decode = json.JSONDecoder(parse_int=parse_int, parse_constant=refuse_constant).d
 
 def read_field(name, sent):
     value = sent.get(name)
-    if value is None and name in OPTIONAL:
-        return OPTIONAL[name]
+    if value is None and name in DEFAULTS:
+        return DEFAULTS[name]
     field = FIELDS[name]
     try:
         if value is None:
@@ -720,8 +717,8 @@ FIELDS = {
         f"wx.login 给的 1–{models.CODE_AT_MOST} 个字符，只能用一次",
     ),
 }
-# What they stand for when they are missing, in every endpoint that has them.
-OPTIONAL = {
+# What some stand for when they are missing.
+DEFAULTS = {
     "nickname": None,
     "capacity": models.MEMBERS_AT_MOST,
     "request_id": None,
@@ -802,14 +799,15 @@ def once(endpoint, openid, request_id, scene, texts, act):
 
     act takes what WeChat leaves to the operator.
     """
-    key = endpoint, openid, request_id
-    first = request_id and Memory.find(*key)
+    is_own = request_id and request.caller.may_act_as(openid)
+    key = is_own and (endpoint, openid, request_id)
+    first = key and Memory.find(*key)
     if first:
         return first
     count(endpoint)
     doubtful = check_texts(scene, **texts)
     with write_as(openid):
-        return Memory.once(lambda: act(doubtful), *key) if request_id else act(doubtful)
+        return Memory.once(lambda: act(doubtful), *key) if key else act(doubtful)
 
 
 # Running it

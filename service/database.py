@@ -22,6 +22,7 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
 BUSY_SECONDS = 5
 LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 RETRY_SECONDS = 0.0005
+REWRITE_AT_MOST = 4 * 1024 * 1024  # bytes of a file that is written anew in a fifth of a second
 PAGE_AT_MOST = 1024 * 1024  # bytes
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 
@@ -56,6 +57,7 @@ class Database(SqliteDatabase):
         self.connections = WeakSet()  # of all threads, to be closed at the end
         self.folder = None  # the descriptor that carries the lock between processes
         self.files = {}  # those in use, path: os.stat()
+        self.must_empty_log = False  # since it has a text that was deleted
 
     def _connect(self):
         # SQLite would create a missing file, and silently open a read-only one.
@@ -155,21 +157,34 @@ def write_lock():
         finally:
             if connection.in_transaction:  # not when SQLite itself has rolled back: a full disk
                 connection.execute("ROLLBACK")
+        if database.must_empty_log:
+            empty_log(connection)
 
 
-def empty_log():
-    """Write the log into the file and empty it, so that neither has what was deleted before.
+def erase_traces():
+    """Leave nothing of what was deleted in the file nor, as far as readers let it, in its log.
 
-    Where a reader or another writer does not end soon, it is left to SQLite, which does so later.
+    SQLite overwrites deleted rows, but not a copy that it left behind when it moved a row to
+    another page. So a small file is written anew. A large one would hold up writers for too long.
     """
-    with suppress(Refused), file_lock(seconds=1):
+    with file_lock():
         database.check_files()
         connection = database.connection()
-        connection.execute("PRAGMA busy_timeout = 100")
-        try:
-            connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        if os.stat(database.database).st_size <= REWRITE_AT_MOST:
+            connection.execute("VACUUM")
+        empty_log(connection)
+
+
+def empty_log(connection):
+    """Write the log into the file and empty it; if a reader is in the way, the next write does."""
+    connection.execute("PRAGMA busy_timeout = 20")
+    try:
+        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+        database.must_empty_log = bool(is_busy)
+    except sqlite3.DatabaseError:  # the change itself is on the disk
+        log.exception("the log was not emptied")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
 
 
 @contextmanager

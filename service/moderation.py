@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import zip_longest
 
 from models import Ban, Message, Report, Room, Token, leave, open_database
-from service.database import Refused, SetupError, close_database, empty_log, write_lock
+from service.database import Refused, SetupError, close_database, write_lock
 
 COLUMNS = {"NO": 4, "TIME": 10, "ROOM": 6, "MESSAGE": 13, "SAID BY": 14, "REPORTED BY": 14}
 REST = {"REASON AND TEXT": 40}  # as wide as the terminal allows, but no less than this
@@ -46,7 +46,6 @@ def remove(path, room_id, message_id):
             if refusal.error == "database_busy":
                 raise
             finish(f"nothing removed: {refusal.error.replace('_', ' ')}", found=False)
-        empty_log()
     what = f"room {room_id}" if message_id is None else f"message {message_id} of room {room_id}"
     finish(f"removed {what}{and_closed(closed)}")
 

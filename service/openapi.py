@@ -210,7 +210,7 @@ SENT = {
     "openid": word(models.OPENID_AT_MOST),
     "sex": either({"type": "integer", "enum": [0, 1, 2]}, not_blank(models.SEX_AT_MOST)),
     "preference": array(not_blank(models.PREFERENCE_AT_MOST), models.PREFERENCES_AT_MOST),
-    "nickname": either(line(models.NICKNAME_AT_MOST), NULL),
+    "nickname": line(models.NICKNAME_AT_MOST),
     "room_id": POSITIVE,
     "name": line(models.NAME_AT_MOST),
     "section": either(
@@ -219,17 +219,15 @@ SENT = {
     ),
     "description": text(0, models.DESCRIPTION_AT_MOST, f"^[^{CONTROLS_BUT_BREAKS}]*$"),
     "room_owner_id": word(models.OPENID_AT_MOST),
-    "capacity": either(
-        integer(models.CAPACITY_AT_LEAST, models.MEMBERS_AT_MOST), digits(CAPACITY), NULL
-    ),
+    "capacity": either(integer(models.CAPACITY_AT_LEAST, models.MEMBERS_AT_MOST), digits(CAPACITY)),
     "message": not_blank(models.MESSAGE_AT_MOST, CONTROLS_BUT_BREAKS),
     "message_id": POSITIVE,
-    "request_id": either(word(models.REQUEST_ID_AT_MOST), NULL),
+    "request_id": word(models.REQUEST_ID_AT_MOST),
     "reason": line(models.REASON_AT_MOST, CONTROLS_BUT_BREAKS),
     "key": either(line(models.KEY_AT_MOST), {"type": "number"}),
-    "limit": either(integer(1, models.LIMIT_AT_MOST), digits(LIMIT), NULL),
-    "before": either(POSITIVE, NULL),
-    "after": either(integer(0), digits("[0-9０-９]+"), NULL),
+    "limit": either(integer(1, models.LIMIT_AT_MOST), digits(LIMIT)),
+    "before": POSITIVE,
+    "after": either(integer(0), digits("[0-9０-９]+")),
     "code": word(models.CODE_AT_MOST),
 }
 # name: (what the field of an answer is, what it means)
@@ -255,7 +253,7 @@ ANSWERED = {
     "last_message_id": (integer(0), "最新一条留言的 message_id，没有留言时为 0；只有我的房间才有"),
     "rooms": (array(ref("schemas", "Room"), models.LIMIT_AT_MOST), "房间列表"),
     "nicknames": (
-        {"type": "object", "additionalProperties": one_line(0, models.NICKNAME_AT_MOST)},
+        {"type": "object", "additionalProperties": one_line(1, models.NICKNAME_AT_MOST)},
         "从 openid 到昵称，没有昵称的人不在里面："
         "房间列表里是房主，按房间号找到的房间里是所有成员，留言列表里是发送者",
     ),
@@ -367,9 +365,8 @@ def body(endpoint):
     schema = {
         "type": "object",
         "required": [name for name in endpoint.takes if name not in endpoint.optional],
-        "properties": {
-            name: ref("schemas", name) for name in (*endpoint.takes, *endpoint.optional)
-        },
+        "properties": {name: ref("schemas", name) for name in endpoint.takes}
+        | {name: either(ref("schemas", name), NULL) for name in endpoint.optional},
     }
     if "after" in endpoint.optional:
         schema["anyOf"] = [{"properties": {name: NULL}} for name in ("before", "after")]

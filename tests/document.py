@@ -24,6 +24,19 @@ BODIES = {
     "/room/report": {"room_id": 1, "openid": "hong", "reason": "广告"},
     "/search": {"key": "学习"},
 }
+# What each takes beside that.
+OPTIONAL = {
+    "/usr/complete": ["nickname"],
+    "/usr/roomlist1": ["limit", "before"],
+    "/usr/roomlist2": ["limit", "before"],
+    "/room/section": ["limit", "before"],
+    "/room/add": ["capacity", "request_id"],
+    "/room/get_message": ["limit", "before", "after"],
+    "/room/send_message": ["request_id"],
+    "/room/complete": ["name", "section", "description", "capacity"],
+    "/room/report": ["message_id"],
+    "/search": ["limit"],
+}
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]
 
 # What is there for browsers and tools, beside the interface document.

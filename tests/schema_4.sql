@@ -8,7 +8,7 @@ CREATE TABLE "member" ("room_id" INTEGER NOT NULL, "joined" INTEGER NOT NULL, "o
 INSERT INTO "member" VALUES(2,1795623740398,'ming',1);
 INSERT INTO "member" VALUES(2,1795623740399,'hong',0);
 CREATE TABLE "message" ("room_id" INTEGER NOT NULL, "message_id" INTEGER NOT NULL, "openid" TEXT NOT NULL CHECK (length(openid) BETWEEN 1 AND 64), "message" TEXT NOT NULL CHECK (length(message) BETWEEN 1 AND 2000), "time" INTEGER NOT NULL, PRIMARY KEY ("room_id", "message_id"), FOREIGN KEY ("room_id") REFERENCES "room" ("room_id") ON DELETE CASCADE) WITHOUT ROWID;
-INSERT INTO "message" VALUES(2,1795623740400,'hong','今晚八点？',1795623740400);
+INSERT INTO "message" VALUES(2,1795623740400,'hong','今晚八点？',1795620140400);
 INSERT INTO "message" VALUES(2,1795623740401,'ming','好 🎮',1795623740401);
 CREATE TABLE "room" ("room_id" INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, "name" TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 60), "section" TEXT NOT NULL CHECK (length(section) BETWEEN 1 AND 30), "description" TEXT NOT NULL CHECK (length(description) BETWEEN 0 AND 1000), "room_owner_id" TEXT NOT NULL CHECK (length(room_owner_id) BETWEEN 1 AND 64), "folded_name" TEXT NOT NULL, "folded_section" TEXT NOT NULL);
 INSERT INTO "room" VALUES(2,'ＬＯＬ 开黑','LOL','今晚','ming','lol 开黑','lol');

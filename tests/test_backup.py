@@ -17,7 +17,7 @@ from peewee import OperationalError
 from webtest import TestApp
 
 import models
-from models import SCHEMA_VERSION, open_database
+from models import SCHEMA_VERSION, Token, open_database
 from processes import ONE_SHOT, command, environment, linux, make_database, signals, start_error
 from roomapp import app
 from service import backup
@@ -360,18 +360,26 @@ def post(url, **fields):
 
 
 def test_an_older_database_answers_as_it_did(old_database):
+    (version,) = query(old_database, "PRAGMA user_version")
+    time = "time" if version >= 4 else "message_id"  # what earlier versions showed
     message_ids = query(old_database, "SELECT message_id FROM message ORDER BY message_id")
+    times = query(old_database, f"SELECT {time} FROM message ORDER BY message_id")
+    tokens = query(old_database, "SELECT digest FROM token") if version >= 3 else []
     open_database(old_database)
+    assert [token.digest for token in Token.select()] == tokens
     info = post("/usr/info", openid="ming")
     assert (info["sex"], info["preference"]) == ("男", ["羽毛球", "桌游"])
+    assert info["nickname"] == ""
     (room,) = post("/search", key=2)["rooms"]
     assert (room["name"], room["users_id"]) == ("ＬＯＬ 开黑", ["ming", "hong"])
+    assert room["capacity"] == 500
+    (mine,) = post("/usr/roomlist2", openid="hong")["rooms"]
+    assert mine == {**room, "last_message_id": message_ids[-1]}
     messages = post("/room/get_message", room_id=2)["messages"]
     assert [each["message"] for each in messages] == ["今晚八点？", "好 🎮"]
     assert [each["message_id"] for each in messages] == message_ids
-    for message in messages:
-        sent = datetime.fromisoformat(message["time"].replace("Z", "+00:00"))
-        assert round(sent.timestamp() * 1000) == message["message_id"]
+    sent = [datetime.fromisoformat(each["time"].replace("Z", "+00:00")) for each in messages]
+    assert [round(each.timestamp() * 1000) for each in sent] == times
 
 
 @pytest.mark.parametrize("key", ["lol 开黑", "黑", "OL", "今晚"])

@@ -405,6 +405,8 @@ def test_fields_and_rooms_are_looked_at_before_who_acts(campus, send, assert_ref
     assert_refused(send("/usr/join", li, room_id=9, openid="ming"), 404, "room_not_found")
     assert_refused(send("/usr/join", li, room_id=1, openid="Li"), 403, "identity_mismatch")
     assert_refused(send("/room/delete", li, room_id=9, openid="ming"), 404, "room_not_found")
+    answer = send("/room/send_message", li, room_id=9, openid="ming", message="嗨")
+    assert_refused(answer, 404, "room_not_found")
     answer = send("/room/send_message", li, room_id=1, openid="ming", message="")
     assert_refused(answer, 400, "invalid_field", field="message")
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 import roomapp
-from document import BODIES, LEAST_AND_MOST, OUT_OF_LIMITS, PAGES
+from document import BODIES, LEAST_AND_MOST, OPTIONAL, OUT_OF_LIMITS, PAGES
 from models import MEMBERS_AT_MOST, Ban, open_database
 from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, FIELDS, app, document
@@ -230,6 +230,7 @@ def texts(part):
 def test_the_fields_are_those_that_are_looked_at(somebody, post, assert_refused, url):
     schema = json_of(OPERATIONS[url]["requestBody"])["schema"]
     assert schema["required"] == list(BODIES[url])
+    assert schema["properties"].keys() == {*BODIES[url], *OPTIONAL.get(url, [])}
     for field in schema["properties"]:
         answer = post(url, **{**BODIES[url], field: {}})
         assert_refused(answer, 400, "invalid_field", field)

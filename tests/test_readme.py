@@ -7,9 +7,8 @@ import shlex
 import pytest
 
 import roomapp
-from document import BODIES, PAGES
+from document import BODIES, OPTIONAL, PAGES
 from processes import PROJECT
-from service.openapi import ENDPOINTS
 from service.options import COMMANDS, OPTIONS, variable
 
 
@@ -40,7 +39,7 @@ def test_the_fields_are_those_of_the_document(readme):
         url = names(endpoint)[0].split()[1]
         required, _, optional = fields.partition("[")
         assert names(required) == (["code"] if url == "/usr/login" else list(BODIES[url]))
-        assert names(optional) == list(ENDPOINTS[url].optional)
+        assert names(optional) == OPTIONAL.get(url, [])
 
 
 def test_the_options_are_those_of_the_code(readme):

@@ -305,6 +305,8 @@ def test_what_is_wrong_with_an_edit_changes_nothing(post, room, dump, assert_ref
     for field, value in [("name", ""), ("section", []), ("description", 5), ("capacity", 1)]:
         answer = post("/room/complete", **{**fine, field: value})
         assert_refused(answer, 400, "invalid_field", field)
+    answer = post("/room/complete", **{**fine, "capacity": 0, "section": ""})
+    assert_refused(answer, 400, "invalid_field", "section")
     answer = post("/room/complete", **{**fine, "room_id": 9})
     assert_refused(answer, 404, "room_not_found")
     assert dump() == before
@@ -371,20 +373,38 @@ def test_a_message_that_does_not_exist_is_not_found(post, open_room, room, talk,
         assert_refused(answer, 404, error)
 
 
-@pytest.mark.parametrize("length", [5, 2000])
-def test_the_text_of_a_deleted_message_is_nowhere_in_the_files(post, room, database_file, length):
-    def bytes_on_disk():
-        return b"".join(each.read_bytes() for each in database_file.parent.glob("roomapp.db*"))
+@pytest.fixture
+def bytes_on_disk(database_file):
+    return lambda: b"".join(each.read_bytes() for each in database_file.parent.glob("roomapp.db*"))
 
-    secret = "绝密" * (length // 2)
-    for text in ("早", secret, "晚" * 500):
-        message_id = post("/room/send_message", room_id=room, openid="hong", message=text).json[
-            "message_id"
-        ]
-        if text == secret:
-            to_delete = message_id
+
+@pytest.fixture
+def secrets(post, room):
+    """Three messages, in the middle those with texts that will be deleted; their message_ids."""
+    return [
+        post("/room/send_message", room_id=room, openid="hong", message=text).json["message_id"]
+        for text in ("早", "绝密", "绝密" * 1000, "晚" * 500)
+    ][1:3]
+
+
+def test_the_text_of_a_deleted_message_is_nowhere_in_the_files(post, room, secrets, bytes_on_disk):
     assert "绝密".encode() in bytes_on_disk()
-    post("/room/delete_message", room_id=room, openid="hong", message_id=to_delete)
+    for message_id in secrets:
+        post("/room/delete_message", room_id=room, openid="hong", message_id=message_id)
+    assert "绝密".encode() not in bytes_on_disk()
+
+
+def test_a_reader_in_the_way_keeps_a_deleted_text_until_the_next_write(
+    post, room, secrets, bytes_on_disk, other_program
+):
+    other_program.execute("BEGIN")
+    other_program.execute("SELECT * FROM clock").fetchone()
+    for message_id in secrets:
+        answer = post("/room/delete_message", room_id=room, openid="hong", message_id=message_id)
+        assert answer.json == {"response_code": 1}
+    assert "绝密".encode() in bytes_on_disk()
+    other_program.execute("COMMIT")
+    post("/usr/join", room_id=room, openid="gang")
     assert "绝密".encode() not in bytes_on_disk()
 
 

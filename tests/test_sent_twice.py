@@ -20,21 +20,22 @@ def send(post, room):
 
 
 @pytest.fixture
-def said(post, room):
+def texts(post, room):
+    """The texts of the room's messages."""
     return lambda: [
         each["message"] for each in post("/room/get_message", room_id=room).json["messages"]
     ]
 
 
 def test_a_message_sent_twice_is_there_once_and_the_first_answer_is_given_again(
-    send, said, last_time
+    send, texts, last_time
 ):
     first = send("a")
     before = last_time()
     assert send("a") == first
     assert send("a", message="别的") == first
     assert last_time() == before
-    assert said() == ["嗨"]
+    assert texts() == ["嗨"]
 
 
 def test_a_room_opened_twice_is_there_once(post):
@@ -44,33 +45,33 @@ def test_a_room_opened_twice_is_there_once(post):
     assert len(post("/room/section", section="二").json["rooms"]) == 1
 
 
-def test_without_a_request_id_each_is_done(send, said):
+def test_without_a_request_id_each_is_done(send, texts):
     send(None)
     send(None)
-    assert said() == ["嗨", "嗨"]
+    assert texts() == ["嗨", "嗨"]
 
 
-def test_each_person_has_their_own_and_each_endpoint_too(post, send, said):
+def test_each_person_has_their_own_and_each_endpoint_too(post, send, texts):
     send("a")
     send("a", openid="ming")
     send("A")
-    assert len(said()) == 3
+    assert len(texts()) == 3
     room = {"name": "一", "section": "二", "description": "", "room_owner_id": "hong"}
     assert post("/room/add", **room, request_id="a").json == {"response_code": 1, "room_id": 2}
 
 
-def test_the_first_answer_is_given_even_when_the_room_is_gone(post, room, send, assert_refused):
+def test_the_first_answer_is_given_even_when_the_room_is_gone(post, room, send):
     first = send("a", openid="ming")
     post("/room/delete", room_id=room, openid="ming")
     assert send("a", openid="ming") == first
     assert send("b", openid="ming")["error"] == "room_not_found"
 
 
-def test_what_was_refused_may_be_done_later(post, room, send, said):
+def test_what_was_refused_may_be_done_later(post, room, send, texts):
     assert send("a", openid="gang")["error"] == "not_member"
     post("/usr/join", room_id=room, openid="gang")
     assert send("a", openid="gang")["response_code"] == 1
-    assert said() == ["嗨"]
+    assert texts() == ["嗨"]
 
 
 def test_fields_are_looked_at_first(send):
@@ -78,19 +79,19 @@ def test_fields_are_looked_at_first(send):
     assert send("a", message="")["error"] == "invalid_field"
 
 
-def test_it_is_known_across_a_restart(send, said, database_file):
+def test_it_is_known_across_a_restart(send, texts, database_file):
     first = send("a")
     close_database()
     models.open_database(database_file)
     assert send("a") == first
-    assert said() == ["嗨"]
+    assert texts() == ["嗨"]
 
 
 @pytest.mark.parametrize(
     ("later", "times"), [(-DAY + 1, 1), (-1, 1), (DAY - 1, 1), (DAY + 1, 2), (-DAY - 1, 2)]
 )
 def test_it_is_known_for_a_day_also_when_the_clock_was_set_back(
-    send, said, monkeypatch, later, times
+    send, texts, monkeypatch, later, times
 ):
     now = models.now()
     monkeypatch.setattr(models, "now", lambda: now)
@@ -98,14 +99,15 @@ def test_it_is_known_for_a_day_also_when_the_clock_was_set_back(
     monkeypatch.setattr(models, "now", lambda: now + later)
     send("a")
     send("a")
-    assert len(said()) == times
+    assert len(texts()) == times
 
 
-def test_what_is_older_is_forgotten_in_passing(send, monkeypatch):
+@pytest.mark.parametrize("later", [DAY + 1000, -DAY - 1000])
+def test_what_is_older_is_forgotten_in_passing(send, monkeypatch, later):
     for number in range(10):
         send(str(number))
-    later = models.now() + DAY + 1000
-    monkeypatch.setattr(models, "now", lambda: later)
+    then = models.now() + later
+    monkeypatch.setattr(models, "now", lambda: then)
     for number in range(5):
         send(f"later{number}")
-    assert models.Answer.select().count() == 5
+    assert models.Memory.select().count() == 5
