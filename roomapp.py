@@ -147,6 +147,7 @@ def delete_user():
     房间交给最早加入的人，没有别人的就删除。重复注销等于注销一次。
     """
     [openid] = read_fields("openid")
+    count("delete_user")
     require_self(openid)
     refuse_banned(openid)
     leave(openid)
@@ -770,6 +771,7 @@ LIMITS = {
     "join": RateLimit(at_once=60, per_second=60 / 60),
     "send_message": RateLimit(at_once=30, per_second=30 / 60),
     "report": RateLimit(at_once=10, per_second=10 / 3600),
+    "delete_user": RateLimit(at_once=10, per_second=10 / 3600),
 }
 PROFILE, COMMENT, ROOM = 1, 2, 3  # the scenes of WeChat's check: 资料, 评论, 论坛
 

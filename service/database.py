@@ -22,7 +22,7 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
 BUSY_SECONDS = 5
 LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 RETRY_SECONDS = 0.0005
-REWRITE_AT_MOST = 4 * 1024 * 1024  # bytes of a file that is written anew in a fifth of a second
+REWRITE_AT_MOST = 8 * 1024 * 1024  # bytes of a file, written anew in some tenths of a second
 PAGE_AT_MOST = 1024 * 1024  # bytes
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 

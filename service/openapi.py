@@ -75,7 +75,9 @@ ENDPOINTS = {
         LOGIN,
         errors=("login_failed", "banned", "not_found", "too_many_requests", "wechat_unavailable"),
     ),
-    "/usr/delete": Endpoint({"openid": "hong"}, {}, errors=("identity_mismatch",)),
+    "/usr/delete": Endpoint(
+        {"openid": "hong"}, {}, errors=("identity_mismatch", "too_many_requests")
+    ),
     "/room/section": Endpoint({"section": "lol"}, ROOMS, PAGE),
     "/room/add": Endpoint(
         {

@@ -472,7 +472,7 @@ def test_too_much_is_had_where_it_is_documented(
     somebody, verified_mode, token, assert_error, monkeypatch
 ):
     own = {"/usr/join": "gang", "/room/add": "gang", "/room/send_message": "hong"}
-    own["/room/report"] = "hong"
+    own |= {"/room/report": "hong", "/usr/delete": "gang"}
     assert {url for url, *_ in everywhere("too_many_requests")} == own.keys()
     tokens = {openid: token(openid) for openid in set(own.values())}
     for limit in roomapp.LIMITS.values():
