@@ -81,9 +81,6 @@ class Account:
         body = {"version": 2, "openid": openid, "scene": scene, "content": content}
         with time_to_wait() as deadline:
             answer = self.ask_with_token("/wxa/msg_sec_check", body, deadline)
-            if answer.get("errcode") in TOKEN_INVALID:
-                self.token_until = 0
-                answer = self.ask_with_token("/wxa/msg_sec_check", body, deadline)
         if answer.get("errcode") == NOT_SEEN_LATELY:
             raise Refused("login_required", detail="离开太久了，请重新打开小程序并登录")
         result = valid(answer).get("result")
@@ -93,17 +90,24 @@ class Account:
         return suggest
 
     def ask_with_token(self, path, body, deadline):
-        return self.ask(path, {"access_token": self.access_token(deadline)}, body, deadline)
+        """Ask, and once more with a new token when WeChat calls the first one invalid."""
+        token = self.access_token(deadline)
+        answer = self.ask(path, {"access_token": token}, body, deadline)
+        if answer.get("errcode") in TOKEN_INVALID:
+            token = self.access_token(deadline, invalid=token)
+            answer = self.ask(path, {"access_token": token}, body, deadline)
+        return answer
 
-    def access_token(self, deadline):
+    def access_token(self, deadline, invalid=None):
         """The token with which this account asks, kept until shortly before it expires.
 
-        The request is auth.getStableAccessToken of WeChat's documentation.
+        The request is auth.getStableAccessToken of WeChat's documentation. A token that is
+        `invalid` is renewed by the first thread that says so.
         """
         if not self.renewing.acquire(timeout=max(0, deadline - monotonic())):
             raise unavailable("no access token in time")
         try:
-            if monotonic() >= self.token_until:
+            if self.token == invalid or monotonic() >= self.token_until:
                 body = {
                     "grant_type": "client_credential",
                     "appid": self.appid,
