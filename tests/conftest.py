@@ -7,10 +7,12 @@ from itertools import chain
 import pytest
 from webtest import TestApp
 
+import roomapp
 from models import Message, open_database
 from processes import servers
-from roomapp import app
+from service import options, wechat
 from service.database import close_database, write_lock
+from wechat_server import APPID, SECRET, stand_in
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def database_file(tmp_path):
 
 @pytest.fixture
 def client(database_file):
-    return TestApp(app)
+    return TestApp(roomapp.app)
 
 
 @pytest.fixture
@@ -116,6 +118,77 @@ def assert_refused():
         assert answer.json.keys() <= {"response_code", "error", "detail", "field"}
 
     return assert_refused
+
+
+# The verified mode
+
+
+@pytest.fixture
+def wechat_server(tmp_path):
+    with stand_in(database=tmp_path / "roomapp.db") as wechat:
+        yield wechat
+
+
+@pytest.fixture
+def configure(monkeypatch):
+    """Set variables of the environment for the application in this process."""
+
+    def configure(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        options.setting.cache_clear()
+
+    for limit in (roomapp.logins, *roomapp.LIMITS.values()):
+        monkeypatch.setattr(limit, "used_until", {})
+    wechat.account.cache_clear()
+    yield configure
+    options.setting.cache_clear()
+
+
+@pytest.fixture
+def variables(wechat_server):
+    return {
+        "ROOMAPP_WECHAT_APPID": APPID,
+        "ROOMAPP_WECHAT_SECRET": SECRET,
+        "ROOMAPP_WECHAT_API": wechat_server.api,
+    }
+
+
+@pytest.fixture
+def verified_mode(configure, variables):
+    configure(**variables)
+
+
+@pytest.fixture
+def login(verified_mode, post):
+    """Log in as somebody, and answer with the headers that their calls have from then on."""
+
+    def login(openid):
+        answer = post("/usr/login", code=f"code-{openid}").json
+        assert answer["response_code"] == 1, answer
+        return {"Authorization": f"Bearer {answer['token']}"}
+
+    return login
+
+
+@pytest.fixture
+def send(client):
+    """Send fields as JSON with some headers; the answer is as that of `post`."""
+
+    def send(url, headers, **fields):
+        return client.post_json(url, fields, headers=headers, expect_errors=True)
+
+    return send
+
+
+@pytest.fixture
+def short_timeout(monkeypatch):
+    """Not to wait for the eight seconds."""
+    assert wechat.ANSWER_WITHIN == 8
+    monkeypatch.setattr(wechat, "ANSWER_WITHIN", 0.3)
+
+
+# Real servers
 
 
 @pytest.fixture

@@ -18,63 +18,9 @@ import models
 import roomapp
 from document import BODIES
 from processes import ONE_SHOT, PROJECT, read_answer, signals, start_error
-from service import limits, options, wechat
+from service import limits, wechat
 from service.database import Refused, write_lock
-from wechat_server import APPID, SECRET, SESSION_KEY, stand_in
-
-
-@pytest.fixture
-def wechat_server():
-    with stand_in() as wechat:
-        yield wechat
-
-
-@pytest.fixture
-def configure(monkeypatch):
-    """Set variables of the environment for the application in this process."""
-
-    def configure(**variables):
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        options.setting.cache_clear()
-
-    monkeypatch.setattr(roomapp.logins, "used_until", {})
-    yield configure
-    options.setting.cache_clear()
-
-
-@pytest.fixture
-def variables(wechat_server):
-    return {
-        "ROOMAPP_WECHAT_APPID": APPID,
-        "ROOMAPP_WECHAT_SECRET": SECRET,
-        "ROOMAPP_WECHAT_API": wechat_server.api,
-    }
-
-
-@pytest.fixture
-def verified_mode(configure, variables):
-    configure(**variables)
-
-
-@pytest.fixture
-def login(verified_mode, post):
-    """Log in as somebody, and answer with the headers that their calls have from then on."""
-
-    def login(openid):
-        answer = post("/usr/login", code=f"code-{openid}").json
-        assert answer["response_code"] == 1, answer
-        return {"Authorization": f"Bearer {answer['token']}"}
-
-    return login
-
-
-@pytest.fixture
-def send(client):
-    def send(url, headers, **fields):
-        return client.post_json(url, fields, headers=headers, expect_errors=True)
-
-    return send
+from wechat_server import APPID, SECRET, SESSION_KEY, reply, stand_in
 
 
 @pytest.fixture
@@ -143,12 +89,6 @@ def test_a_code_is_a_word(post, verified_mode, wechat_server, assert_refused, co
     assert wechat_server.queries == []
 
 
-def reply(content, status="200 OK"):
-    """An answer of WeChat, whatever it was asked."""
-    head = f"HTTP/1.0 {status}\r\n\r\n".encode()
-    return lambda out: out.write(head + content)
-
-
 @pytest.mark.parametrize(
     ("content", "status", "error"),
     [
@@ -199,13 +139,6 @@ def test_where_nobody_answers_wechat_is_unavailable(post, verified_mode, configu
         api = gone.api
     configure(ROOMAPP_WECHAT_API=api)
     assert_refused(post("/usr/login", code="code-ming"), 503, "wechat_unavailable")
-
-
-@pytest.fixture
-def short_timeout(monkeypatch):
-    """Not to wait for the five seconds."""
-    assert wechat.ANSWER_WITHIN == 5
-    monkeypatch.setattr(wechat, "ANSWER_WITHIN", 0.3)
 
 
 def test_who_answers_too_late_has_not_answered(
@@ -642,7 +575,7 @@ def test_it_says_so_where_others_are_believed(start, variables, warning):
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the client code")
 def test_the_client_code_logs_in_once_and_again_when_it_must(start, variables, tmp_path):
-    server = start(**variables)
+    server = start(ROOMAPP_CHECK_TEXT="0", **variables)  # it sends one text twice at once
     page = (PROJECT / "docs/mini-program.md").read_text(encoding="utf-8")
     client = re.search(r"```js\n(// rooms\.js\n.*?)```", page, re.DOTALL)[1]
     client = re.sub("https://rooms[^']*", f"http://127.0.0.1:{server.port}", client)
