@@ -38,8 +38,12 @@ export function fill(list, items, key, draw) {
   });
 }
 
-/** A user's nickname, or the end of the openid: those of WeChat begin alike. */
+/**
+ * A user's nickname, or the end of the openid: those of WeChat begin alike. Messages of users who
+ * left for good have an empty openid.
+ */
 export function nameOf(openid, nicknames) {
+  if (!openid) return "已注销";
   return nicknames.get(openid) ?? openid.replace(/^.+(?=.{8}$)/u, "…");
 }
 
@@ -47,7 +51,7 @@ export function nameOf(openid, nicknames) {
 export function avatar(openid, name = openid) {
   let sum = 0;
   for (const character of openid) sum = Math.imul(sum ^ character.codePointAt(0), 16777619);
-  const [first] = name;
+  const [first] = openid ? name : "?";
   return make("span", { className: `avatar hue${(sum >>> 16) % 8}`, "aria-hidden": "true" }, first);
 }
 

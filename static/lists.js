@@ -14,7 +14,7 @@ import {
   onSubmit,
   userText,
 } from "./dom.js";
-import { myOpenid, showCard } from "./me.js";
+import { myOpenid, readKey, showCard } from "./me.js";
 import { recall, remember } from "./storage.js";
 
 const PAGE = 20;
@@ -258,13 +258,13 @@ export async function showMine() {
 
 /** The last message that the user was shown in each room. */
 function readMessages() {
-  return recall("localStorage", `read by ${myOpenid()}`) ?? {};
+  return recall("localStorage", readKey()) ?? {};
 }
 
 export function markRead(room_id, message_id) {
   const read = readMessages();
   if (read[room_id] >= message_id) return;
-  remember("localStorage", `read by ${myOpenid()}`, { ...read, [room_id]: message_id });
+  remember("localStorage", readKey(), { ...read, [room_id]: message_id });
   ownedList.showRooms();
   joinedList.showRooms();
 }

@@ -3,6 +3,8 @@
 import { call, Failure } from "./api.js";
 import { pollNow } from "./clock.js";
 import {
+  askConfirmation,
+  attempt,
   avatar,
   byId,
   clearProblem,
@@ -16,13 +18,18 @@ import {
   showToast,
   userText,
 } from "./dom.js";
-import { recall, remember } from "./storage.js";
+import { forget, recall, remember } from "./storage.js";
 
 const RECENT_AT_MOST = 5;
 const SEXES = ["性别不说", "男", "女"]; // WeChat's codes 0, 1 and 2
 
 export function myOpenid() {
   return recall("sessionStorage", "openid");
+}
+
+/** Where this browser keeps what the user has read. */
+export function readKey() {
+  return `read by ${myOpenid()}`;
 }
 
 /** The user's openid; asked for if there is none, and undefined if the user does not answer. */
@@ -77,6 +84,26 @@ export function start(onUserChange) {
     location.hash = "#/mine";
     pollNow();
   });
+  byId("delete-user").addEventListener("click", () => attempt(() => deleteUser(onUserChange)));
+}
+
+async function deleteUser(onUserChange) {
+  const openid = myOpenid();
+  const question =
+    `注销 ${openid}？你的个人信息和说过的话会删除，你会离开所有房间。` +
+    "你发起的房间交给最早加入的人，没有别人的就删除。注销以后不能恢复。";
+  if (!(await askConfirmation(question, "注销"))) return;
+  await call("/usr/delete", { openid });
+  showToast("已注销");
+  if (openid !== myOpenid()) return; // the tab has another user by now
+  forget("localStorage", readKey());
+  forget("sessionStorage", "openid");
+  const others = recentOpenids().filter((each) => each !== openid);
+  remember("localStorage", "openids", others);
+  delete document.body.dataset.detail;
+  location.hash = "#/mine";
+  byId("mine-title").focus();
+  onUserChange();
 }
 
 /** The profile, or null if that user has none yet. */

@@ -190,6 +190,7 @@ function show(problem) {
   byId("room-form").hidden = !isMember;
   byId("join").hidden = isMember;
   byId("edit").hidden = !isOwner;
+  byId("report").hidden = isOwner;
   byId("leave").hidden = !isMember || isOwner;
   byId("close").hidden = !isOwner;
   showMessages();
@@ -221,6 +222,7 @@ function showMessages() {
     name: nameOf(message.openid, nicknames),
     isMine: message.openid === openid,
     isDeletable: message.message !== "" && [message.openid, room.room_owner_id].includes(openid),
+    isReportable: message.message !== "" && message.openid !== openid,
   }));
   fill(byId("messages"), items, ({ message_id }) => message_id, drawMessage);
   byId("no-messages").hidden = messages.length > 0;
@@ -228,12 +230,17 @@ function showMessages() {
   if (newest && isVisible("room")) markRead(room.room_id, newest.message_id);
 }
 
-function drawMessage({ message_id, openid, name, message, time, isMine, isDeletable }, li) {
+function drawMessage(item, li) {
+  const { message_id, openid, name, message, time, isMine, isDeletable, isReportable } = item;
   li.className = isMine ? "mine" : "";
   const sender = [
     nameText(openid, name),
     make("time", { dateTime: time }, timeText(new Date(time))),
   ];
+  if (isReportable) {
+    const label = `举报 ${name} 的留言`;
+    sender.push(linkButton("举报", label, () => openReport(label, openid, message_id)));
+  }
   if (isDeletable) {
     sender.push(linkButton("删除", `删除 ${name} 的留言`, () => deleteMessage(message_id)));
   }
@@ -294,6 +301,25 @@ async function deleteMessage(message_id) {
   });
 }
 
+let reported; // the fields of the room or the message that the report dialog is about
+
+/** Ask why the user reports something that `author` wrote. */
+async function openReport(title, author, message_id) {
+  const { room_id } = current;
+  const openid = await requireOpenid();
+  if (!openid || openid === author) return;
+  reported = { room_id, message_id };
+  byId("report-title").textContent = title;
+  byId("report-form").reset();
+  clearProblem(byId("report-form"));
+  openDialog(byId("report-dialog"));
+}
+
+function reportRoom() {
+  const { name, room_owner_id } = current.room;
+  return openReport(`举报房间“${name}”`, room_owner_id);
+}
+
 function openEditor() {
   const form = byId("edit-form");
   for (const name of ["name", "section", "description", "capacity"]) {
@@ -320,6 +346,8 @@ export function start() {
   byId("join").addEventListener("click", () => change(join));
   byId("edit").addEventListener("click", openEditor);
   byId("edit-cancel").addEventListener("click", () => closeDialog(byId("edit-dialog")));
+  byId("report").addEventListener("click", reportRoom);
+  byId("report-cancel").addEventListener("click", () => closeDialog(byId("report-dialog")));
   byId("leave").addEventListener("click", () => remove(myOpenid()));
   byId("close").addEventListener("click", () => change(close));
   byId("older").addEventListener("click", () => attempt(fetchOlder));
@@ -352,6 +380,11 @@ export function start() {
     closeDialog(byId("edit-dialog"));
     showToast("已保存");
     pollNow();
+  });
+  onSubmit(byId("report-form"), async ({ reason }) => {
+    await call("/room/report", { ...reported, openid: myOpenid(), reason: reason.value });
+    closeDialog(byId("report-dialog"));
+    showToast("举报已收到");
   });
   onSubmit(byId("new-form"), async ({ name, section, description, capacity }) => {
     const openid = await requireOpenid();

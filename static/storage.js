@@ -18,3 +18,12 @@ export function remember(storage, name, value) {
     // Blocked, or full.
   }
 }
+
+export function forget(storage, name) {
+  delete memory[name];
+  try {
+    window[storage].removeItem(name);
+  } catch {
+    // Blocked.
+  }
+}

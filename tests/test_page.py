@@ -463,7 +463,7 @@ def test_rooms_with_unread_messages_are_marked(enter, expect, server):
     expect(page.locator("#room-name")).to_have_text("一")
     expect(one.locator(marks)).to_be_visible()
     one.click()
-    expect(bubbles(page)).to_have_text("在吗")
+    expect(bubbles(page)).to_be_visible()
     go_to(page, "mine")
     expect(two).to_be_visible()
     expect(marks).to_have_count(0)
@@ -514,6 +514,138 @@ def test_a_message_is_deleted_by_its_sender_or_the_owner(enter, expect, server):
     expect(bubbles(ming)).to_have_text(["一"])
     messages = server.post("/room/get_message", room_id=room_id)["messages"]
     assert [each["message"] for each in messages] == ["一", "", ""]
+
+
+def test_a_room_and_a_message_are_reported_with_a_reason(enter, expect, server, tmp_path):
+    room_id = server.open_room()
+    server.post("/usr/join", room_id=room_id, openid="hong")
+    send(server, room_id, "加我发财", "删了吧")
+    _, deleted = server.post("/room/get_message", room_id=room_id)["messages"]
+    fields = {"room_id": room_id, "openid": "ming", "message_id": deleted["message_id"]}
+    server.post("/room/delete_message", **fields)
+    page = enter("hong", f"/#/room/{room_id}", viewport=SMALL_PHONE, has_touch=True)
+    say(page, "不要")
+    expect(bubbles(page)).to_have_count(2)
+    expect(page.get_by_role("button", name=re.compile("^举报"))).to_have_count(1)
+    page.get_by_role("button", name="举报 ming 的留言").click()
+    form = page.get_by_role("dialog", name="举报 ming 的留言")
+    expect(form).to_contain_text("不核实身份，举报也一样进入运营者的名单")
+    assert page.evaluate("document.documentElement.scrollWidth") == SMALL_PHONE["width"]
+    for reason, problem in ("", "不能是空白"), ("骗" * 201, "最多 200 个字"):
+        form.get_by_label("理由").fill(reason)
+        form.get_by_role("button", name="举报").click()
+        expect(form.get_by_role("alert")).to_contain_text(problem)
+        expect(form.get_by_label("理由")).to_be_focused()
+    form.get_by_label("理由").fill("骗" * 200)
+    form.get_by_role("button", name="举报").click()
+    expect(page.get_by_text("举报已收到")).to_be_visible()
+    expect(form).to_be_hidden()
+
+    page.locator("#about > summary").click()
+    page.get_by_role("button", name="举报房间").click()
+    form = page.get_by_role("dialog", name="举报房间“一”")
+    expect(form.get_by_label("理由")).to_have_value("")
+    form.get_by_label("理由").fill("卖东西")
+    with page.expect_response("**/room/report") as answer:
+        form.get_by_role("button", name="举报").click()
+    sent = {"room_id": str(room_id), "openid": "hong", "reason": "卖东西"}
+    assert answer.value.request.post_data_json == sent
+    expect(form).to_be_hidden()
+    reports = command("reports", "--database", tmp_path / "roomapp.db")
+    done = subprocess.run(reports, env=environment(), **ONE_SHOT)
+    assert all(text in done.stdout for text in ("加我发财", "骗骗骗", "卖东西"))
+
+
+def test_nobody_reports_what_is_their_own(visit, expect, server):
+    room_id = server.open_room()
+    send(server, room_id, "在吗")
+    page = visit(f"/#/room/{room_id}")
+    page.get_by_role("button", name="先看看").click()
+    page.get_by_role("button", name="举报 ming 的留言").click()
+    choose_openid(page, "ming")
+    expect(page.get_by_role("textbox", name="留言")).to_be_visible()
+    page.locator("#about > summary").click()
+    expect(page.get_by_role("button", name="修改房间")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("举报"))).to_have_count(0)
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
+def test_who_leaves_for_good_is_asked_first_and_forgotten_afterwards(
+    enter, expect, server, viewport
+):
+    room_id = server.open_room()
+    server.post("/usr/complete", openid="ming", nickname="小明", sex=1, preference=[])
+    server.post("/usr/join", room_id=room_id, openid="hong")
+    page = enter("ming", f"/#/room/{room_id}", viewport=viewport)
+    say(page, "再见")
+    expect(bubbles(page)).to_have_text("再见")
+    go_to(page, "me")
+    for answer in "取消", "注销":
+        page.locator("#me").get_by_role("button", name="注销").click()
+        question = page.get_by_role("alertdialog")
+        expect(question).to_contain_text("注销 ming？你的个人信息和说过的话会删除")
+        expect(question).to_contain_text("你发起的房间交给最早加入的人")
+        assert server.post("/usr/info", openid="ming")["nickname"] == "小明"
+        question.get_by_role("button", name=answer).click()
+    expect(page.get_by_text("已注销", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="我的")).to_be_focused()
+    expect(page.get_by_text("先说你是谁，才有你的房间")).to_be_visible()
+    expect(page.get_by_role("button", name="注销")).to_be_hidden()
+    assert server.post("/usr/info", openid="ming")["error"] == "user_not_found"
+    assert server.post("/search", key=room_id)["rooms"][0]["room_owner_id"] == "hong"
+    stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert "ming" not in stored
+    page.get_by_role("button", name="我是谁").click()
+    expect(page.get_by_role("dialog").get_by_role("button", name="ming")).to_have_count(0)
+
+
+def test_messages_of_somebody_who_left_for_good_have_no_name(enter, expect, server):
+    room_id = add_room(server, "棋", "hong")
+    server.post("/usr/complete", openid="ming", nickname="小明", sex=1, preference=[])
+    server.post("/usr/join", room_id=room_id, openid="ming")
+    send(server, room_id, "一", "二")
+    deleted, _ = server.post("/room/get_message", room_id=room_id)["messages"]
+    fields = {"room_id": room_id, "openid": "ming", "message_id": deleted["message_id"]}
+    server.post("/room/delete_message", **fields)
+    page = enter("hong", f"/#/room/{room_id}")
+    expect(page.locator(".sender .name")).to_have_text(["小明", "小明"])
+    server.post("/usr/delete", openid="ming")
+    pass_time(page)
+    expect(page.locator(".sender .name")).to_have_text(["已注销", "已注销"])
+    expect(page.locator("#messages .deleted")).to_have_text(["已删除", "已删除"])
+    expect(page.locator("#messages .avatar")).to_have_text(["?", "?"])
+    expect(page.locator("#messages button")).to_have_count(0)
+    expect(page.get_by_text("小明")).to_have_count(0)
+
+
+def refusal(error, **fields):
+    status, detail = roomapp.ERRORS[error]
+    content = {"response_code": 0, "error": error, "detail": detail, **fields}
+    return {"status": status, "json": content}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["kicked", "banned"])
+def test_who_may_not_join_is_told_why(enter, expect, server, error):
+    page = enter("hong", f"/#/room/{server.open_room()}")
+    page.route("**/usr/join", lambda route: route.fulfill(**refusal(error)))
+    page.get_by_role("button", name="加入房间").click()
+    expect(page.locator("#error-toast")).to_have_text(roomapp.ERRORS[error][1])
+    expect(page.get_by_role("button", name="加入房间")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_message_against_the_rules_stays_in_the_form(enter, expect, server):
+    page = enter("ming", f"/#/room/{server.open_room()}")
+    answer = refusal("risky_content", field="message")
+    page.route("**/room/send_message", lambda route: route.fulfill(**answer))
+    say(page, "违规的话")
+    detail = roomapp.ERRORS["risky_content"][1]
+    expect(page.locator("#room-form").get_by_role("alert")).to_have_text(detail)
+    message = page.get_by_role("textbox", name="留言")
+    expect(message).to_have_value("违规的话")
+    expect(message).to_have_attribute("aria-invalid", "true")
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -611,6 +743,16 @@ def test_the_page_works_in_the_oldest_browsers(visit, expect, server):
         page.get_by_role("alertdialog").get_by_role("button", name=answer).click()
         expect(page.get_by_role("alertdialog")).to_be_hidden()
     expect(page.locator("#owned-rooms")).to_contain_text("你还没有发起过房间")
+
+    go_to(page, f"room/{add_room(server, '诗', 'hong')}")
+    page.get_by_role("button", name="举报房间").click()
+    page.get_by_role("dialog").get_by_label("理由").fill("无聊")
+    page.get_by_role("dialog").get_by_role("button", name="举报").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    go_to(page, "me")
+    page.locator("#me").get_by_role("button", name="注销").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="注销").click()
+    expect(page.get_by_text("先说你是谁，才有你的房间")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -1085,8 +1227,9 @@ def test_axe_finds_nothing_wrong_in_any_view(campus, visit, expect, scheme, view
                 summary.click()
         expect(page.locator(element)).to_be_visible()
         assert not axe_report(page)
-        if element == "#close":
-            page.get_by_role("button", name="修改房间").click()
+        dialogs = {"#join": "举报房间", "#close": "修改房间", "#profile-form": "注销"}
+        if element in dialogs:
+            page.get_by_role("button", name=dialogs[element]).click()
             assert not axe_report(page)
             page.get_by_role("button", name="取消").click()
 
