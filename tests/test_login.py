@@ -581,14 +581,15 @@ def test_the_client_code_logs_in_once_and_again_when_it_must(start, variables, t
     client = re.sub("https://rooms[^']*", f"http://127.0.0.1:{server.port}", client)
     (tmp_path / "rooms.js").write_text(client, encoding="utf-8")
     mini_program = """
-        let stale = 0, logins = 0, code = 'code-ming'
+        let stale = 0, lost = 0, logins = 0, code = 'code-ming'
         globalThis.wx = {
           login: async () => ({ code }),
           request: async ({ url, method, data, header, success, fail }) => {
             logins += url.endsWith('/usr/login')
             if (stale-- > 0) header = { Authorization: 'Bearer stale' }
             const body = JSON.stringify(data)
-            const answer = await fetch(url, { method, body, headers: header }).catch(fail)
+            const answer = await fetch(url, { method, body, headers: header }).catch(() => {})
+            if (!answer || lost-- > 0) return fail({ errMsg: 'request:fail' })
             success({ statusCode: answer.status, data: await answer.json() })
           }
         }
@@ -609,6 +610,11 @@ def test_the_client_code_logs_in_once_and_again_when_it_must(start, variables, t
           await add().catch(see)
           code = 'code-ming'
           see(await add())
+          lost = 1 // the room is opened, and sent once more it is not opened twice
+          see(await add())
+          see(await add())
+          lost = 2
+          await add().catch(({ errMsg }) => see({ error: errMsg }))
           console.log(JSON.stringify(seen))
         })()
     """
@@ -620,4 +626,7 @@ def test_the_client_code_logs_in_once_and_again_when_it_must(start, variables, t
         ["login_required", 3],
         ["login_failed", 4],
         [4, 5],
+        [5, 5],
+        [6, 5],
+        ["request:fail", 5],
     ], done.stderr
