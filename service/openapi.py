@@ -425,4 +425,6 @@ def failure_example(error, errors):
     value = {"response_code": 0, "error": error, "detail": detail}
     if error == "invalid_field":
         value |= {"detail": "openid：没有填写", "field": "openid"}
+    if error == "risky_content":
+        value["field"] = "name"
     return {"summary": f"{status} {error}", "description": detail, "value": value}

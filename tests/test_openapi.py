@@ -346,6 +346,7 @@ WRONG = {
     "message_not_found": {"message_id": 9},
     "not_member": {"openid": "nobody"},
     "capacity_too_small": {"capacity": 2},
+    "risky_content": {"name": "违规", "message": "违规", "preference": ["违规"]},
     "owner_cannot_leave": {"openid": "ming"},
     "invalid_field": {"openid": "", "section": "", "name": "", "key": "", "room_id": 0, "code": ""},
     "login_failed": {"code": "unknown"},
@@ -393,7 +394,7 @@ def assert_error(client):
         answer = client.request(url, **asked, expect_errors=True)
         assert (answer.status_int, answer.json["error"]) == (status, error)
         assert_conforms(url, answer)
-        if error != "invalid_field":
+        if error not in ("invalid_field", "risky_content"):
             answers = json_of(OPERATIONS[url]["responses"][str(status)])
             assert answers["examples"][error]["value"] == answer.json
 
@@ -466,6 +467,24 @@ def test_who_was_taken_out_is_told_so_where_it_is_documented(
     post_as("/room/kick", headers=token("ming"))
     assert everywhere("kicked") == [("/usr/join", "kicked", 403)]
     assert_error("/usr/join", "kicked", 403, **gang)
+
+
+def test_what_wechat_says_of_texts_is_had_where_it_is_documented(
+    somebody, verified_mode, token, assert_error, monkeypatch
+):
+    monkeypatch.setenv("ROOMAPP_CHECK_TEXT", "1")
+    options.setting.cache_clear()
+    own = {"/usr/complete": "gang", "/room/add": "gang"}
+    own |= {"/room/send_message": "hong", "/room/complete": "ming"}
+    assert {url for url, *_ in everywhere("risky_content")} == own.keys()
+    assert {url for url, *_ in everywhere("wechat_unavailable")} == own.keys()
+    tokens = {openid: token(openid) for openid in set(own.values())}
+    for url, *error in everywhere("risky_content"):
+        assert_error(url, *error, **tokens[own[url]])
+    verified_mode.reply = lambda out: out.write(b"")
+    for url, *error in everywhere("wechat_unavailable"):
+        if url != "/room/complete":  # whose body has no text
+            assert_error(url, *error, **tokens[own[url]])
 
 
 def test_too_much_is_had_where_it_is_documented(
