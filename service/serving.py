@@ -21,7 +21,7 @@ from service.database import SetupError
 
 STOP_WITHIN = 30  # seconds
 # Threads for the requests that may wait: more than logins and searches may take together.
-WAITING_THREADS = 48
+WAITING_THREADS = 80
 CONNECTIONS_AT_MOST = 5000
 # What is read of a request, in bytes: far more than the application takes, so that a photograph
 # sent by mistake has its answer too.

@@ -37,7 +37,7 @@ ADVICE = {
 OPENID = re.compile("[A-Za-z0-9_-]{1,64}")
 
 # So many requests may wait for WeChat; while it does not answer, others are refused at once.
-WAITING_AT_MOST = 24
+WAITING_AT_MOST = 50
 waiting = BoundedSemaphore(WAITING_AT_MOST)
 
 log = logging.getLogger("roomapp")
