@@ -19,6 +19,7 @@ def reports(path, show_all):
     with opened(path):
         chosen = Report.select() if show_all else Report.select().where(Report.is_open)
         found = list(chosen.order_by(Report.id))
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every character
     if not found:
         finish("there are no reports" if show_all else "there are no open reports", found=False)
     used = sum(COLUMNS.values()) + 2 * len(COLUMNS)
@@ -31,23 +32,24 @@ def reports(path, show_all):
 
 def remove(path, room_id, message_id):
     """Delete a room or, with a message_id, the text of one of its messages."""
-    with opened(path):
+    reported = Report.room_id == room_id
+    what = f"room {room_id}"
+    if message_id is not None:
+        reported &= Report.message_id == message_id
+        what = f"message {message_id} of {what}"
+    with opened(path), write_lock():
+        closed = Report.close(reported)
         try:
-            with write_lock():
-                room = Room.by_id(room_id)
-                if message_id is None:
-                    room.close(room.room_owner_id)
-                    closed = Report.close(Report.room_id == room_id)
-                else:
-                    Message.by_id(room_id, message_id)
-                    room.remove_message(message_id)
-                    closed = Report.close(Report.message_id == message_id)
-        except Refused as refusal:
-            if refusal.error == "database_busy":
-                raise
-            finish(f"nothing removed: {refusal.error.replace('_', ' ')}", found=False)
-    what = f"room {room_id}" if message_id is None else f"message {message_id} of room {room_id}"
-    finish(f"removed {what}{and_closed(closed)}")
+            room = Room.by_id(room_id)
+            if message_id is None:
+                room.close(room.room_owner_id)
+            else:
+                Message.by_id(room_id, message_id)
+                room.remove_message(message_id)
+            outcome = f"removed {what}"
+        except Refused as refusal:  # it may be gone already, but not its reports
+            outcome = f"nothing removed: {refusal.error.replace('_', ' ')}"
+    finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed"))
 
 
 def ban(path, openid):
@@ -62,17 +64,19 @@ def unban(path, openid):
     """Let somebody log in again; earlier tokens stay ended."""
     with opened(path), write_lock():
         found = Ban.delete().where(Ban.openid == openid).execute()
-        Token.forget(openid)
+        if found:
+            Token.forget(openid)
     finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
 
 
 def forget(path, openid):
     """Delete what there is of somebody, as /usr/delete does."""
+    is_room = (Report.message_id == 0) & Report.room_id.in_(Room.select(Room.room_id))
     with opened(path):
         found = leave(openid)
-        with write_lock():
-            closed = Report.close(Report.openid == openid)
-    finish(f"forgot {openid}{and_closed(closed)}" if found else f"nothing of {openid}", found)
+        with write_lock():  # a room that went to somebody else still has its texts
+            closed = Report.close((Report.openid == openid) & ~is_room)
+    finish(f"{'forgot' if found else 'nothing of'} {openid}{and_closed(closed)}", found)
 
 
 @contextmanager
@@ -123,13 +127,23 @@ def print_row(cells, widths):
 
 def wrap(text, width):
     lines = []
-    for paragraph in text.expandtabs(4).splitlines():
+    for paragraph in visible(text.expandtabs(4)).splitlines():
         lines.append("")
         for character in paragraph:
             if shown_width(lines[-1] + character) > width:
                 lines.append("")
             lines[-1] += character
     return lines
+
+
+def visible(text):
+    """The text with its number for a character that hides, turns others round or is a command."""
+    return "".join(
+        f"<U+{ord(each):04X}>"
+        if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp") and each not in "\n\u200d"
+        else each
+        for each in text
+    )
 
 
 def shown_width(text):

@@ -1,6 +1,7 @@
 """A fresh database for each test, and a client that speaks HTTP to the service in process."""
 
 import sqlite3
+import subprocess
 from contextlib import closing
 from itertools import chain
 
@@ -9,7 +10,7 @@ from webtest import TestApp
 
 import roomapp
 from models import Message, open_database
-from processes import servers
+from processes import ONE_SHOT, command, environment, servers
 from service import options, wechat
 from service.database import close_database, write_lock
 from wechat_server import APPID, SECRET, stand_in
@@ -182,6 +183,22 @@ def send(client):
 
 
 @pytest.fixture
+def log_in(configure, login, send):
+    """Log somebody in; answers with a `post` of theirs. Texts are not checked."""
+    configure(ROOMAPP_CHECK_TEXT="0")
+
+    def log_in(openid):
+        headers = login(openid)
+
+        def post(url, **fields):
+            return send(url, headers, **fields)
+
+        return post
+
+    return log_in
+
+
+@pytest.fixture
 def short_timeout(monkeypatch):
     """Not to wait for the eight seconds."""
     assert wechat.ANSWER_WITHIN == 8
@@ -203,3 +220,30 @@ def other_program(tmp_path):
     """Another program's connection to the database; a test locks it with BEGIN IMMEDIATE."""
     with closing(sqlite3.connect(tmp_path / "roomapp.db", isolation_level=None)) as other:
         yield other
+
+
+@pytest.fixture
+def operate(tmp_path):
+    """Run a command of the operator's beside what is running; what it says, as lines."""
+
+    def operate(*words, status=0, **variables):
+        done = subprocess.run(
+            command(*words, "--database", tmp_path / "roomapp.db"),
+            env=environment(**{"PYTHONIOENCODING": "utf-8", **variables}),
+            **ONE_SHOT,
+        )
+        assert (done.returncode, done.stderr) == (status, ""), done
+        return done.stdout.splitlines()
+
+    return operate
+
+
+@pytest.fixture
+def files_with(tmp_path):
+    """The names of the database's files that have a text in any of their bytes."""
+
+    def files_with(text):
+        files = sorted(tmp_path.glob("roomapp.db*"))
+        return [file.name for file in files if text.encode() in file.read_bytes()]
+
+    return files_with
