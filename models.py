@@ -437,17 +437,18 @@ class Room(Table):
         """
         rooms = Member.select_some_rooms(openid)
         for room_id, is_owner in rooms:
+            Clock.tick()
             successor = Member.select_first_guest(room_id) if is_owner else ()
             if is_owner and not successor:
-                if not Message.delete_some(room_id):
-                    Room.delete_room(room_id)
-                    RoomIndex.remove(room_id)
+                if Message.delete_some(room_id):
+                    break
+                Room.delete_room(room_id)
+                RoomIndex.remove(room_id)
             else:
                 Member.delete_member(room_id, openid)
             for (heir,) in successor:
                 Room.change_owner(room_id, heir)
                 Member.make_owner(room_id, heir)
-            Clock.tick()
         return rooms
 
     def has_member(self, openid):

@@ -759,6 +759,7 @@ def refuse_banned(openid):
 def write_as(openid):
     """Do what is inside as one change by openid, who is not banned."""
     with write_lock():
+        identify()  # once more: the caller may have left for good in the meantime
         refuse_banned(openid)
         yield
 
@@ -805,6 +806,7 @@ def once(endpoint, openid, request_id, scene, texts, act):
     key = is_own and (endpoint, openid, request_id)
     first = key and Memory.find(*key)
     if first:
+        refuse_banned(openid)
         return first
     count(endpoint)
     doubtful = check_texts(scene, **texts)
