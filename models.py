@@ -855,6 +855,8 @@ def forget_all(table, openid):
         with write_lock():
             if not table.forget(openid):
                 return found
+            # Or SQLite would write a thousand pages from all over the file under one lock.
+            database.must_empty_log = True
         found = True
 
 

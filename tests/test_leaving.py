@@ -1,5 +1,6 @@
 """注销、踢人、举报、封禁: leaving for good, kicks, reports and bans as clients see them."""
 
+import random
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from roomapp import app
 from service.database import (
     close_database,
     database,
-    empty_log,
+    erase_traces,
     file_lock,
     write_lock,
 )
@@ -604,8 +605,95 @@ def test_the_openid_stays_in_a_ban_and_in_reports_alone(post, room, ban, files_w
     with write_lock():
         Ban.delete().execute()
         Report.delete().execute()
-    empty_log()
+    erase_traces()
     assert files_with(OPENID) == []
+
+
+def fill(file, rooms, messages, texts=(1, 5, 50, 500, 1999), seed=1):
+    """Let 60 people and OPENID open rooms, join each and talk, in any order: pages are split."""
+    draw = random.Random(seed)
+    people = [f"{OPENID[:-4]}{number:04}" for number in range(60)]
+    members = [(room, openid) for room in range(1, rooms + 1) for openid in [OPENID, *people[:20]]]
+    draw.shuffle(members)
+    with write_lock():
+        for room in range(1, rooms + 1):
+            Room.open(f"{room}", "二", "长" * draw.randrange(900), draw.choice(people))
+        for openid in draw.sample([*people, OPENID], 61):
+            User.complete(openid, 1, [str(draw.random())] * draw.randrange(20), openid[-4:])
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executemany(
+            "INSERT OR IGNORE INTO member VALUES (?, ?, ?, 0)",
+            ((room, 10**13 + joined, openid) for joined, (room, openid) in enumerate(members)),
+        )
+        connection.executemany(
+            "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
+            (
+                (
+                    draw.randrange(rooms) + 1,
+                    number,
+                    OPENID if number % 4 == 0 else draw.choice(people),
+                    "嗨" * draw.choice(texts),
+                    number,
+                )
+                for number in draw.sample(range(messages), messages)
+            ),
+        )
+        connection.commit()
+
+
+def check_integrity(file):
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_that_sqlite_left_of_moved_rows_are_overwritten(
+    post, database_file, files_with, dump, seed
+):
+    fill(database_file, rooms=20, messages=1500, seed=seed)
+    rows = [row for row in dump() if OPENID not in row and "CREATE " not in row]
+    assert post("/usr/delete", openid=OPENID).json == {"response_code": 1}
+    assert files_with(OPENID) == []
+    check_integrity(database_file)
+    assert len(rows) > 1000
+    assert set(rows) - set(dump()) <= {row for row in rows if row.startswith("(1, 1")}, "the clock"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_openid_is_in_no_file_after_a_busy_life(post, database_file, files_with, seed):
+    database.execute_sql("PRAGMA synchronous = off")
+    live(post, seed)
+    assert files_with(OPENID)
+    post("/usr/delete", openid=OPENID)
+    assert files_with(OPENID) == []
+    check_integrity(database_file)
+
+
+def live(post, seed, requests=2500):
+    """Many people in many rooms, who come, go and talk at some length; OPENID more than others."""
+    draw = random.Random(seed)
+    people = [f"{OPENID[:-4]}{number:04}" for number in range(60)]
+    room = {"name": "一", "section": "二"}
+    for _ in range(150):
+        owner = draw.choice([*people, OPENID])
+        post("/room/add", **room, description="长" * draw.randrange(900), room_owner_id=owner)
+    for number in range(requests):
+        openid = OPENID if draw.random() < 0.3 else draw.choice(people)
+        target = {"room_id": draw.randrange(150) + 1, "openid": openid}
+        luck = draw.random()
+        if luck < 0.15:
+            post("/usr/join", **target)
+        elif luck < 0.2:
+            post("/room/kick", **target)
+        elif luck < 0.21:
+            post("/room/delete", **target)
+        elif luck < 0.3:
+            profile = {"openid": openid, "sex": 1, "preference": [str(number)] * (number % 20)}
+            post("/usr/complete", **profile, nickname=f"{number}")
+        else:
+            message = "嗨" * draw.choice([1, 5, 50, 500, 1999])
+            post("/room/send_message", **target, message=message, request_id=str(number))
 
 
 # Many messages
