@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from webtest import TestApp
 
-from models import open_database
+from models import Report, open_database
 from roomapp import app
 from service.database import close_database
 
@@ -83,6 +83,7 @@ class Lives(RuleBasedStateMachine):
         self.nicknames = {}
         self.answers = {}
         self.living = {}
+        self.reported = set()
         self.opened = 0
         self.last_time = self.client.get("/time").json["last_time"]
         self.changed = False
@@ -286,6 +287,42 @@ class Lives(RuleBasedStateMachine):
             return self.assert_refused(error, "/room/delete_message", **fields)
         assert self.done("/room/delete_message", bool(message["message"]), **fields) == {}
         message["message"] = ""
+
+    @rule(room_id=rooms, openid=people, place=st.none() | st.integers(0, 5))
+    def report(self, room_id, openid, place):
+        room = self.living.get(room_id)
+        messages = room.messages if room else []
+        known = place is None or place < len(messages)
+        message_id = messages[place]["message_id"] if known and place is not None else 1
+        target = {"room_id": room_id, "openid": openid}
+        target |= {} if place is None else {"message_id": message_id}
+        error = "room_not_found" if room is None else None if known else "message_not_found"
+        if error:
+            return self.assert_refused(error, "/room/report", **target, reason="广告")
+        assert self.done("/room/report", changes=False, **target, reason="广告") == {}
+        self.reported.add((openid, room_id, message_id if place is not None else 0))
+        kept = Report.select(Report.reporter, Report.room_id, Report.message_id).tuples()
+        assert sorted(kept) == sorted(self.reported)
+
+    @rule(openid=people)
+    def leave(self, openid):
+        theirs = [room for room in self.living.values() if openid in room.members]
+        said = [
+            message
+            for room in self.living.values()
+            for message in room.messages
+            if message["openid"] == openid
+        ]
+        changes = bool(openid in self.profiles or theirs or said)
+        assert self.done("/usr/delete", changes, openid=openid) == {}
+        self.profiles.pop(openid, None)
+        self.nicknames.pop(openid, None)
+        for message in said:
+            message |= {"openid": "", "message": ""}
+        for room in theirs:
+            room.members.remove(openid)
+            if not room.members:
+                del self.living[room.room_id]
 
     @rule(room_id=rooms, limit=limits, place=st.integers(0, 5))
     def get_message(self, room_id, limit, place):
