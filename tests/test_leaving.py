@@ -546,20 +546,28 @@ def test_a_ban_outlasts_leaving(client, evening, ban, assert_refused):
     assert_refused(answer, 403, "banned")
 
 
-def test_what_was_asked_before_somebody_left_stores_nothing_after_it(
-    evening, assert_refused, monkeypatch, dump
+@pytest.mark.parametrize(
+    ("end", "status", "error"),
+    [
+        (models.leave, 401, "login_required"),
+        (lambda openid: Ban.create(openid=openid), 403, "banned"),
+    ],
+    ids=["left", "was banned"],
+)
+def test_what_was_asked_before_somebody_left_or_was_banned_stores_nothing_after_it(
+    evening, assert_refused, monkeypatch, dump, end, status, error
 ):
-    """Between finding out who calls and the write lock, they leave on another phone."""
+    """That happens between finding out who calls and the write lock."""
     ming, *_ = evening
     rows = []
 
-    def leave_first(openid):
-        models.leave(openid)
+    def end_first(endpoint):
+        end("ming")
         rows.extend(dump())
 
-    monkeypatch.setattr("roomapp.count", lambda endpoint: leave_first("ming"))
+    monkeypatch.setattr("roomapp.count", end_first)
     answer = ming("/room/add", **BODIES["/room/add"] | {"room_owner_id": "ming"})
-    assert_refused(answer, 401, "login_required")
+    assert_refused(answer, status, error)
     assert dump() == rows
 
 
