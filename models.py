@@ -330,6 +330,12 @@ class Room(Table):
         return bool(cls.select_room(room_id))
 
     @classmethod
+    def texts(cls, room_id):
+        """What a room says of itself, a dict; an empty one of a room that does not exist."""
+        columns = cls.select(cls.name, cls.section, cls.description)
+        return columns.where(cls.room_id == room_id).dicts().get_or_none() or {}
+
+    @classmethod
     def open(
         cls,
         name,
@@ -422,10 +428,11 @@ class Room(Table):
     def report(self, openid, reason, message_id=None):
         """Keep for the operator what openid reports: a message or, without one, the room."""
         if message_id is None:
-            room = Room.get_by_id(self.room_id)
-            about, text = room.room_owner_id, f"{room.name}\n{room.section}\n{room.description}"
+            about, text = self.room_owner_id, "\n".join(Room.texts(self.room_id).values())
         else:
             about, text = Message.by_id(self.room_id, message_id)
+            if not text:
+                raise Refused("message_not_found")
         Report.add(openid, about, self.room_id, message_id or 0, text, reason)
 
     @classmethod
@@ -641,7 +648,7 @@ class Message(Table):
 class Memory(Table):
     """What is kept for a day: first answers to request_ids, and who was taken out of which room.
 
-    `kept` is in milliseconds since 1970. The digest of a key tells nobody whom it is about.
+    `kept` is in milliseconds since 1970. Only who knows a key recognizes its digest.
     """
 
     digest = TextField(primary_key=True)
@@ -844,8 +851,7 @@ def leave(openid):
     It takes the write lock for a few rows at a time, since there may be many.
     """
     found = [forget_all(table, openid) for table in (Token, User, Room, Message)]
-    if any(found):
-        erase_traces()
+    erase_traces()
     return any(found)
 
 

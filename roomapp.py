@@ -68,10 +68,9 @@ def complete():
     创建个人信息，再次提交就是修改；内容相同则什么都不变。不填 nickname 时，原来的昵称不变。
     """
     openid, sex, preference, nickname = read_fields("openid", "sex", "preference", "nickname")
-    require_self(openid)
     doubtful = check_texts(PROFILE, nickname=nickname, sex=sex, preference=preference)
     with write_as(openid):
-        User.complete(openid, sex, preference, nickname, doubtful)
+        User.complete(require_self(openid), sex, preference, nickname, doubtful)
     return done()
 
 
@@ -113,7 +112,7 @@ def join():
     重复加入等于加入一次，房间已满时也是。
     """
     room_id, openid = read_fields("room_id", "openid")
-    count("join")
+    limit("join")
     with write_as(openid):
         Room.by_id(room_id).admit(require_self(openid))
     return done()
@@ -147,7 +146,7 @@ def delete_user():
     房间交给最早加入的人，没有别人的就删除。重复注销等于注销一次。
     """
     [openid] = read_fields("openid")
-    count("delete_user")
+    limit("delete_user")
     require_self(openid)
     refuse_banned(openid)
     leave(openid)
@@ -176,11 +175,11 @@ def add():
     name, section, description, room_owner_id, capacity, request_id = read_fields(
         "name", "section", "description", "room_owner_id", "capacity", "request_id"
     )
-    require_self(room_owner_id)
     texts = {"name": name, "section": section, "description": description}
 
     def open_room(doubtful):
-        return Room.open(*texts.values(), room_owner_id, capacity, doubtful).room_id
+        owner = require_self(room_owner_id)
+        return Room.open(*texts.values(), owner, capacity, doubtful).room_id
 
     room_id = once("add", room_owner_id, request_id, ROOM, texts, open_room)
     return done(room_id=room_id)
@@ -246,7 +245,10 @@ def edit():
     room_id, openid, changes = read_fields(
         "room_id", "openid", optional=("name", "section", "description", "capacity")
     )
-    doubtful = check_texts(ROOM, **changes)
+    texts = {name: text for name, text in changes.items() if name != "capacity"}
+    # All of them together, or a text could come in pieces; those that are new stand first.
+    together = texts | Room.texts(room_id) | texts if any(map(str.strip, texts.values())) else {}
+    doubtful = check_texts(ROOM, **together)
     with write_as(openid):
         Room.by_id(room_id).edit(require_self(openid), doubtful, **changes)
     return done()
@@ -273,7 +275,7 @@ def report():
     room_id, openid, reason, message = read_fields(
         "room_id", "openid", "reason", optional=("message_id",)
     )
-    count("report")
+    limit("report")
     with write_as(openid):
         Room.by_id(room_id).report(require_self(openid), reason, **message)
     return done()
@@ -750,8 +752,8 @@ def require_self(openid):
 
 
 def refuse_banned(openid):
-    """Refuse a banned caller, or a banned openid where nobody is verified."""
-    if Ban.exists(request.caller.openid or openid):
+    """Refuse a banned openid where nobody is verified; else identify() refuses a banned caller."""
+    if not options.is_verified() and Ban.exists(openid):
         raise Refused("banned")
 
 
@@ -759,7 +761,7 @@ def refuse_banned(openid):
 def write_as(openid):
     """Do what is inside as one change by openid, who is not banned."""
     with write_lock():
-        identify()  # once more: the caller may have left for good in the meantime
+        identify()  # once more: the caller may have been banned or have left in the meantime
         refuse_banned(openid)
         yield
 
@@ -777,7 +779,7 @@ LIMITS = {
 PROFILE, COMMENT, ROOM = 1, 2, 3  # the scenes of WeChat's check: 资料, 评论, 论坛
 
 
-def count(endpoint):
+def limit(endpoint):
     if options.is_verified():
         LIMITS[endpoint].count(request.caller.openid)
 
@@ -808,7 +810,7 @@ def once(endpoint, openid, request_id, scene, texts, act):
     if first:
         refuse_banned(openid)
         return first
-    count(endpoint)
+    limit(endpoint)
     doubtful = check_texts(scene, **texts)
     with write_as(openid):
         return Memory.once(lambda: act(doubtful), *key) if key else act(doubtful)
@@ -844,6 +846,7 @@ def run(arguments):
     """Serve until SIGTERM or Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     is_verified = options.is_verified()
+    options.check_environment()
     listener = listen(arguments.host, arguments.port)
     open_database(arguments.database)
     server, stopping = start_server(

@@ -1,14 +1,23 @@
 """What the operator does beside a running service: read reports, remove, ban, forget."""
 
 import shutil
+import signal
 import sys
 import unicodedata
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
+from time import monotonic
 
 from models import Ban, Message, Report, Room, Token, leave, open_database
-from service.database import Refused, SetupError, close_database, write_lock
+from service.database import (
+    BUSY_SECONDS,
+    Refused,
+    SetupError,
+    close_database,
+    database,
+    write_lock,
+)
 
 COLUMNS = {"NO": 4, "TIME": 10, "ROOM": 6, "MESSAGE": 13, "SAID BY": 14, "REPORTED BY": 14}
 REST = {"REASON AND TEXT": 40}  # as wide as the terminal allows, but no less than this
@@ -19,6 +28,8 @@ def reports(path, show_all):
     with opened(path):
         chosen = Report.select() if show_all else Report.select().where(Report.is_open)
         found = list(chosen.order_by(Report.id))
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # when it is piped into `head`
     sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every character
     if not found:
         finish("there are no reports" if show_all else "there are no open reports", found=False)
@@ -86,6 +97,12 @@ def opened(path):
     open_database(path)
     try:
         yield
+        deadline = monotonic() + BUSY_SECONDS
+        while database.must_empty_log and monotonic() < deadline:
+            with write_lock():  # which empties it, once no reader is in the way
+                pass
+        if database.must_empty_log:
+            print("a reader is in the way of the log: what was deleted is in it until it ends")
     finally:
         close_database()
 

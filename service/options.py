@@ -111,6 +111,13 @@ def setting(name):
         raise SetupError(f"{variable(name)}: {problem}") from None
 
 
+def check_environment():
+    """SetupError for a bad variable; those with a flag are read where the flag is."""
+    for name, option in OPTIONS.items():
+        if not option.has_flag:
+            setting(name)
+
+
 def wechat_settings():
     """AppID, AppSecret and the address of WeChat."""
     return setting("wechat_appid"), setting("wechat_secret"), setting("wechat_api")

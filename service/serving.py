@@ -20,7 +20,7 @@ from waitress.task import ThreadedTaskDispatcher
 from service.database import SetupError
 
 STOP_WITHIN = 30  # seconds
-# Threads for the requests that may wait: more than logins and searches may take together.
+# Threads for the requests that may wait: more than WeChat and searches may hold up.
 WAITING_THREADS = 80
 CONNECTIONS_AT_MOST = 5000
 # What is read of a request, in bytes: far more than the application takes, so that a photograph

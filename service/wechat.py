@@ -164,6 +164,8 @@ def valid(answer):
     errcode = answer.get("errcode", 0)
     if errcode != 0:
         advice = ADVICE.get(str(errcode), "WeChat's documentation says what that is")
+        if errcode == 40164:  # others may quote a token
+            advice += f"; it says {answer.get('errmsg')!r:.100}"
         raise unavailable(f"it answered with errcode {errcode!r:.20}: {advice}")
     return answer
 

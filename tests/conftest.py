@@ -50,10 +50,12 @@ def dump(database_file):
 
     def dump():
         with closing(sqlite3.connect(database_file)) as connection:
-            schema = connection.execute("SELECT * FROM sqlite_master").fetchall()
-            tables = [
-                name for kind, name, _, _, sql in schema if kind == "table" and "USING" not in sql
-            ]
+            # Without the places in the file, which change when it is written anew.
+            columns = "type, name, sql"
+            schema = connection.execute(
+                f"SELECT {columns} FROM sqlite_master ORDER BY name"
+            ).fetchall()
+            tables = [name for kind, name, sql in schema if kind == "table" and "USING" not in sql]
             rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
         return [str(row) for row in chain(schema, *rows)]
 

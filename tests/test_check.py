@@ -44,14 +44,20 @@ CHECKED = [
     ),
     ("/room/add", ADD, ROOM, ["开黑", "LOL", "今晚八点"], "name"),
     ("/room/add", {**ADD, "section": 3, "description": ""}, ROOM, ["开黑", "3"], "name"),
-    ("/room/complete", {**EDIT, "name": "狼人杀"}, ROOM, ["狼人杀"], "name"),
-    ("/room/complete", {**EDIT, "section": "桌游"}, ROOM, ["桌游"], "section"),
-    ("/room/complete", {**EDIT, "description": "缺两人"}, ROOM, ["缺两人"], "description"),
+    ("/room/complete", {**EDIT, "name": "狼人杀"}, ROOM, ["狼人杀", "学习"], "name"),
+    ("/room/complete", {**EDIT, "section": "桌游"}, ROOM, ["桌游", "自习"], "section"),
+    (
+        "/room/complete",
+        {**EDIT, "description": "缺两人"},
+        ROOM,
+        ["缺两人", "自习", "学习"],
+        "description",
+    ),
     (
         "/room/complete",
         {**EDIT, "section": "桌游", "description": "缺两人", "capacity": 9},
         ROOM,
-        ["桌游", "缺两人"],
+        ["桌游", "缺两人", "自习"],
         "section",
     ),
     ("/room/send_message", SEND, COMMENT, ["有人吗"], "message"),
@@ -459,6 +465,7 @@ def test_without_an_access_token_nothing_is_let_through(
     ("errcode", "advice"),
     [
         (40164, "IP 白名单"),
+        (40164, "invalid ip 192.0.2.1"),
         (40125, "ROOMAPP_WECHAT_SECRET"),
         (40013, "ROOMAPP_WECHAT_APPID"),
         (45009, "today"),
@@ -467,7 +474,7 @@ def test_without_an_access_token_nothing_is_let_through(
 )
 def test_the_log_says_what_the_operator_has_to_do(write, wechat_server, caplog, errcode, advice):
     wechat_server.expire_tokens(42001)
-    wechat_server.replies[TOKEN] = say(errcode=errcode, errmsg="…")
+    wechat_server.replies[TOKEN] = say(errcode=errcode, errmsg="invalid ip 192.0.2.1")
     write("嗨")
     [record] = caplog.records
     assert str(errcode) in record.getMessage()

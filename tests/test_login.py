@@ -429,6 +429,7 @@ def test_in_the_open_mode_headers_mean_nothing(configure, send):
         {"ROOMAPP_WECHAT_API": "https://api..weixin"},
         {"ROOMAPP_WECHAT_API": "https://api.weixin.qq.com/路"},
         {"ROOMAPP_TRUSTED_PROXY": "*"},
+        {"ROOMAPP_CHECK_TEXT": "yes"},
         {"ROOMAPP_TRUSTED_PROXY": "proxy.example"},
     ],
     ids=str,

@@ -508,6 +508,23 @@ def test_after_forget_beside_a_server_the_openid_is_in_no_file(start, operate, f
     assert files_with(openid) == []
 
 
+def test_forget_waits_for_a_reader_in_the_way_and_finishes_what_was_interrupted(
+    start, operate, files_with, other_program
+):
+    openid = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"
+    room = {"name": "一", "section": "二", "description": "", "room_owner_id": openid}
+    start("--quiet").post("/room/add", **room)
+    other_program.execute("BEGIN")
+    other_program.execute("SELECT * FROM clock").fetchone()
+    told, forgot = operate("forget", openid)
+    assert "a reader is in the way" in told
+    assert forgot == f"forgot {openid}"
+    assert files_with(openid)
+    other_program.execute("COMMIT")
+    operate("forget", openid, status=1)
+    assert files_with(openid) == []
+
+
 @pytest.fixture(params=["open", "verified"])
 def busy_server(request, start):
     """A server, and the headers with which ming asks it."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 from webtest import TestApp
@@ -249,7 +250,7 @@ def lose_answers(page, url, times):
     """Let the page's next requests to a url reach the server, and their answers get lost."""
 
     def lose_answer(route):
-        route.fetch()
+        urlopen(Request(route.request.url, route.request.post_data_buffer)).close()
         route.abort()
 
     page.route(url, lose_answer, times=times)
