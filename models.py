@@ -25,10 +25,8 @@ from peewee import (
 )
 from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 
-from service import database as file
 from service.database import (
     Refused,
-    compiled,
     database,
     erase_traces,
     prepared,
@@ -37,7 +35,7 @@ from service.database import (
 )
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
-# takes a new SCHEMA_VERSION.
+# takes a new version of the schema.
 OPENID_AT_MOST = 64
 SEX_AT_MOST = 16
 PREFERENCE_AT_MOST = 30
@@ -56,7 +54,6 @@ REASON_AT_MOST = 200
 LIMIT_AT_MOST = 500  # rows on a page
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
-SCHEMA_VERSION = 5
 TOKEN_SECONDS = 7 * 24 * 60 * 60
 DAY = 24 * 60 * 60 * 1000  # milliseconds
 REPORT_DAYS = 180
@@ -83,11 +80,6 @@ def characters(ranges):
 
 BLANKS = characters(f"{WHITE_SPACE} {INVISIBLE}")
 WITHOUT_INVISIBLE = dict.fromkeys(map(ord, characters(INVISIBLE)))
-
-
-def open_database(path):
-    """Open the file at `path` with these tables; see service.database.open_database."""
-    file.open_database(path, SCHEMA_VERSION, create_tables, upgrade_tables)
 
 
 def fold(text):
@@ -1011,92 +1003,3 @@ def json_array(rows, **fields):
 
 def has_more(rows, limit):
     return fn.EXISTS(rows.limit(1).offset(limit))
-
-
-# The schema
-
-
-def create_tables():
-    database.create_tables([Clock, User, Room, Member, Message, Memory, Report, Ban, Token])
-    RoomIndex.create()
-    create_guards()
-    Clock.insert(id=1, last_time=now()).execute()
-
-
-def create_guards():
-    for guard in GUARDS:
-        database.execute_sql(guard)
-
-
-# The limits that a CHECK of one row's columns cannot express.
-GUARDS = (
-    """
-    CREATE TRIGGER room_full BEFORE INSERT ON member
-    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id)
-        >= (SELECT capacity FROM room WHERE room_id = new.room_id)
-    BEGIN SELECT RAISE(ABORT, 'room_full'); END
-    """,
-    """
-    CREATE TRIGGER capacity_too_small BEFORE UPDATE OF capacity ON room
-    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id) > new.capacity
-    BEGIN SELECT RAISE(ABORT, 'capacity_too_small'); END
-    """,
-    f"""
-    CREATE TRIGGER bad_preference BEFORE INSERT ON user
-    WHEN EXISTS (
-        SELECT 1 FROM json_each(new.preference)
-        WHERE type != 'text' OR length(value) NOT BETWEEN 1 AND {PREFERENCE_AT_MOST}
-    )
-    BEGIN SELECT RAISE(ABORT, 'bad_preference'); END
-    """,
-)
-
-
-def upgrade_tables(version):
-    """Bring the tables of an older version up to date."""
-    run = database.execute_sql
-    run("DROP TRIGGER room_full")
-    run("DROP TRIGGER bad_preference")
-    add_column(Room.capacity)
-    if version < 4:
-        upgrade_rooms(version)
-    database.create_tables([Member, Memory, Report, Ban, Token])
-    rebuild(User, "openid, sex, preference, ''")
-    time = "time" if version == 4 else "message_id"
-    rebuild(Message, f"room_id, message_id, openid, message, {time}")
-    create_guards()
-
-
-def upgrade_rooms(version):
-    """Bring what is kept of rooms from version 1, 2 or 3 to version 4."""
-    run = database.execute_sql
-    if version < 2:
-        run('CREATE INDEX "room_folded_name" ON "room" ("folded_name")')
-    else:
-        run("DROP TABLE room_index")
-    add_column(Member.is_owner)
-    run(
-        "UPDATE member SET is_owner = 1 "
-        "WHERE openid = (SELECT room_owner_id FROM room WHERE room.room_id = member.room_id)"
-    )
-    run("ALTER TABLE room DROP COLUMN folded_description")
-    RoomIndex.create()
-    rooms = Room.select(Room.room_id, Room.name, Room.section, Room.description)
-    for room_id, name, section, description in rooms.order_by(-Room.room_id).tuples().iterator():
-        folded = {"folded_name": fold(name), "folded_section": fold(section)}
-        Room.update(folded).where(Room.room_id == room_id).execute()
-        RoomIndex.add(room_id, name, section, description)
-
-
-def add_column(field):
-    ddl = compiled(field.ddl(database.get_sql_context()))
-    database.execute_sql(f"ALTER TABLE {field.model._meta.table_name} ADD COLUMN {ddl}")
-
-
-def rebuild(table, columns):
-    """Create a table anew, with these columns of the old one in it."""
-    name = table._meta.table_name
-    database.execute_sql(f'ALTER TABLE "{name}" RENAME TO old')
-    database.create_tables([table])
-    database.execute_sql(f'INSERT INTO "{name}" SELECT {columns} FROM old')
-    database.execute_sql("DROP TABLE old")

@@ -27,7 +27,6 @@ from models import (
     User,
     fold,
     leave,
-    open_database,
 )
 from search import DIGITS, find
 from service import openapi, options, wechat
@@ -40,6 +39,7 @@ from service.database import (
     write_lock,
 )
 from service.limits import RateLimit, network_of
+from service.schema import open_database
 from service.serving import announce, listen, log_requests, serve, start_server
 
 __version__ = "2.0.0"

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
-from models import SCHEMA_VERSION, Clock, rfc3339
+from models import Clock, rfc3339
 from service.database import (
     BUSY_SECONDS,
     SetupError,
@@ -19,6 +19,7 @@ from service.database import (
     sync,
     verify,
 )
+from service.schema import SCHEMA_VERSION
 
 # Older ones can damage a file that several processes write (sqlite.org/wal.html#walresetbug).
 SAFE_SQLITE = (3, 51, 3)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from peewee import DatabaseError
 
-from models import Room, Token, User, open_database
+from models import Room, Token, User
 from service.database import Refused, SetupError, close_database, write_lock
+from service.schema import open_database
 
 CAMPUS = Path(__file__).parent.parent / "data" / "demo.json"
 

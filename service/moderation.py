@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import zip_longest
 from time import monotonic
 
-from models import Ban, Message, Report, Room, Token, leave, open_database
+from models import Ban, Message, Report, Room, Token, leave
 from service.database import (
     BUSY_SECONDS,
     Refused,
@@ -18,6 +18,7 @@ from service.database import (
     database,
     write_lock,
 )
+from service.schema import open_database
 
 COLUMNS = {"NO": 4, "TIME": 10, "ROOM": 6, "MESSAGE": 13, "SAID BY": 14, "REPORTED BY": 14}
 REST = {"REASON AND TEXT": 40}  # as wide as the terminal allows, but no less than this

@@ -29,9 +29,10 @@ import floor
 import load
 import models
 import roomapp
-from models import fold, indexed_text, open_database
+from models import fold, indexed_text
 from service.database import close_database
 from service.options import setting
+from service.schema import open_database
 
 # What is in every room's description, and in one room's.
 COMMON = ["一起来打球吧", "lol go", "🎮🏸🏀⚽🎲🎯"]

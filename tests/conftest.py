@@ -9,10 +9,11 @@ import pytest
 from webtest import TestApp
 
 import roomapp
-from models import Message, open_database
+from models import Message
 from processes import ONE_SHOT, command, environment, servers
 from service import options, wechat
 from service.database import close_database, write_lock
+from service.schema import open_database
 from wechat_server import APPID, SECRET, stand_in
 
 

@@ -109,9 +109,10 @@ def end(process):
 def make_database(file):
     """A database as the service makes it."""
     script = """if True:
-        import pathlib, sys, models
+        import pathlib, sys
+        from service import schema
         from service.database import close_database
-        models.open_database(pathlib.Path(sys.argv[1]))
+        schema.open_database(pathlib.Path(sys.argv[1]))
         close_database()"""
     subprocess.run([sys.executable, "-c", script, str(file)], cwd=PROJECT, check=True)
 

@@ -16,12 +16,12 @@ import pytest
 from peewee import OperationalError
 from webtest import TestApp
 
-import models
-from models import SCHEMA_VERSION, Token, open_database
+from models import Token
 from processes import ONE_SHOT, command, environment, linux, make_database, signals, start_error
 from roomapp import app
-from service import backup
+from service import backup, schema
 from service.database import SetupError, close_database, database
+from service.schema import SCHEMA_VERSION, open_database
 
 
 @pytest.fixture
@@ -415,7 +415,7 @@ def test_an_upgrade_that_fails_changes_nothing(old_database, monkeypatch):
         raise OperationalError("no more")
 
     (version,) = query(old_database, "PRAGMA user_version")
-    monkeypatch.setattr(models, "upgrade_tables", fail)
+    monkeypatch.setattr(schema, "upgrade_tables", fail)
     with pytest.raises(SetupError, match="no more"):
         open_database(old_database)
     assert query(old_database, "PRAGMA user_version") == [version]

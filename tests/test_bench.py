@@ -11,9 +11,9 @@ pytest.importorskip("psutil", reason="needs psutil: pip install -r tests/require
 import bench
 import floor
 import roomapp
-from models import open_database
 from processes import ONE_SHOT, PROJECT
 from service.database import close_database
+from service.schema import open_database
 
 ROOMS = 1000
 

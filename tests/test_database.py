@@ -13,12 +13,13 @@ from peewee import IntegrityError
 from webtest import TestApp
 
 from document import BODIES
-from models import Ban, Member, Message, Room, User, open_database
+from models import Ban, Member, Message, Room, User
 from processes import PROJECT
 from roomapp import app
 from service import database as file
 from service import options
 from service.database import close_database, database, file_lock, write_lock
+from service.schema import open_database
 
 
 @pytest.fixture
@@ -207,9 +208,10 @@ def test_a_writer_waits_for_the_writer_of_another_process(
 ):
     monkeypatch.setattr(file, "BUSY_SECONDS", 0.05)
     writes = """if True:
-        import pathlib, sys, models
+        import pathlib, sys
+        from service import schema
         from service.database import file_lock
-        models.open_database(pathlib.Path(sys.argv[1]))
+        schema.open_database(pathlib.Path(sys.argv[1]))
         with file_lock():
             print("locked", flush=True)
             sys.stdin.read()"""

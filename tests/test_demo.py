@@ -7,10 +7,11 @@ import pytest
 from webtest import TestApp
 
 import roomapp
-from models import Token, open_database
+from models import Token
 from processes import ONE_SHOT, command, environment, start_error
 from service import demo
 from service.database import SetupError, close_database
+from service.schema import open_database
 
 CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
 

@@ -22,7 +22,6 @@ from models import (
     Room,
     Token,
     User,
-    open_database,
 )
 from roomapp import app
 from service.database import (
@@ -32,6 +31,7 @@ from service.database import (
     file_lock,
     write_lock,
 )
+from service.schema import open_database
 
 OPENID = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"  # as WeChat's are, to be searched for in the file
 

@@ -20,9 +20,10 @@ from hypothesis.stateful import (
 )
 from webtest import TestApp
 
-from models import Report, open_database
+from models import Report
 from roomapp import app
 from service.database import close_database
+from service.schema import open_database
 
 people = st.sampled_from(["ming", "hong", "gang"])
 words = st.sampled_from(

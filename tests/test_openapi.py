@@ -22,12 +22,13 @@ from openapi_spec_validator import validate
 
 import roomapp
 from document import BODIES, LEAST_AND_MOST, OPTIONAL, OUT_OF_LIMITS, PAGES
-from models import MEMBERS_AT_MOST, Ban, open_database
+from models import MEMBERS_AT_MOST, Ban
 from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, FIELDS, app, document
 from service import database as file
 from service import options
 from service.database import close_database, database, write_lock
+from service.schema import open_database
 from wechat_server import stand_in
 
 DOCUMENT = document()

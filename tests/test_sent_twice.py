@@ -4,6 +4,7 @@ import pytest
 
 import models
 from service.database import close_database
+from service.schema import open_database
 
 DAY = 24 * 60 * 60 * 1000  # milliseconds
 
@@ -82,7 +83,7 @@ def test_fields_are_looked_at_first(send):
 def test_it_is_known_across_a_restart(send, texts, database_file):
     first = send("a")
     close_database()
-    models.open_database(database_file)
+    open_database(database_file)
     assert send("a") == first
     assert texts() == ["嗨"]
 

@@ -474,7 +474,7 @@ def test_two_servers_share_a_database(start):
 
 def test_servers_can_make_the_database_together(tmp_path):
     file = tmp_path / "roomapp.db"
-    script = "import pathlib, sys, models; models.open_database(pathlib.Path(sys.argv[1]))"
+    script = "import pathlib, sys, service.schema as s; s.open_database(pathlib.Path(sys.argv[1]))"
     makers = [
         subprocess.Popen([sys.executable, "-c", script, str(file)], cwd=PROJECT) for _ in range(6)
     ]
