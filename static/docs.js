@@ -139,8 +139,9 @@ function json(part) {
 
 /** A part of the document, or what it refers to as `#/components/KIND/NAME`. */
 function resolve(part) {
-  if (!part.$ref) return part;
-  const [kind, name] = part.$ref.split("/").slice(-2);
+  const { $ref } = part.anyOf?.[0] ?? part; // an optional field may also be null
+  if (!$ref) return part;
+  const [kind, name] = $ref.split("/").slice(-2);
   return api.components[kind][name];
 }
 

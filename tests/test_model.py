@@ -293,7 +293,7 @@ class Lives(RuleBasedStateMachine):
     def report(self, room_id, openid, place):
         room = self.living.get(room_id)
         messages = room.messages if room else []
-        known = place is None or place < len(messages)
+        known = place is None or (place < len(messages) and messages[place]["message"] != "")
         message_id = messages[place]["message_id"] if known and place is not None else 1
         target = {"room_id": room_id, "openid": openid}
         target |= {} if place is None else {"message_id": message_id}
