@@ -968,7 +968,7 @@ def last_message_id(room_id):
 
 def messages_page(room_id, messages, limit):
     """A page of messages with the document's three fields and message_id; no row without a room."""
-    page = messages.limit(limit).cte("page")
+    page = messages.limit(limit)
     message = page.c
     columns = message.openid, message.message, message.time, message.message_id
     in_order = Select([page], columns).order_by(message.message_id)
@@ -980,9 +980,8 @@ def messages_page(room_id, messages, limit):
         time=rfc3339(message.time),
         message_id=message.message_id,
     )
-    names = nicknames(Select([page], [page.c.openid]))
-    room = Room.select(array, has_more(messages, limit), names).where(Room.room_id == room_id)
-    return room.with_cte(page)
+    names = nicknames(messages.select(Message.openid).limit(limit))
+    return Room.select(array, has_more(messages, limit), names).where(Room.room_id == room_id)
 
 
 def nicknames(people):

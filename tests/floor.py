@@ -38,7 +38,6 @@ NICKNAMES = """(
     SELECT json_group_object(openid, nickname) FROM user WHERE nickname != '' AND openid IN ({})
 )"""
 OWNERS = NICKNAMES.format("SELECT room_owner_id FROM page")
-SENDERS = NICKNAMES.format("SELECT openid FROM page")
 MEMBERS = NICKNAMES.format("SELECT openid FROM member WHERE room_id = :key")
 NEWEST = """, 'last_message_id', coalesce(
     (SELECT max(message_id) FROM message WHERE message.room_id = page.room_id), 0
@@ -83,15 +82,15 @@ INDEXED = "SELECT -rowid FROM room_index WHERE {} ORDER BY rowid LIMIT ?"
 
 def messages(which):
     """The SQL of a page of a room's messages, given that of which and in what order."""
+    page = f"FROM message WHERE room_id = :room_id AND {which} LIMIT :limit"
     return f"""
-    WITH page AS (SELECT * FROM message WHERE room_id = :room_id AND {which} LIMIT :limit)
     SELECT json_group_array(json_object(
         'openid', openid, 'message', message,
         'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
         'message_id', message_id
-    )), {SENDERS},
+    )), {NICKNAMES.format(f"SELECT openid {page}")},
     EXISTS (SELECT 1 FROM message WHERE room_id = :room_id AND {which} LIMIT 1 OFFSET :limit)
-    FROM (SELECT * FROM page ORDER BY message_id)
+    FROM (SELECT * FROM (SELECT * {page}) ORDER BY message_id)
     """
 
 
