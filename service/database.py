@@ -57,7 +57,7 @@ class Database(SqliteDatabase):
         self.connections = WeakSet()  # of all threads, to be closed at the end
         self.folder = None  # the descriptor that carries the lock between processes
         self.files = {}  # those in use, path: os.stat()
-        self.must_empty_log = False  # since it has a text that was deleted
+        self.must_empty_log = False  # since it has something that was deleted
 
     def _connect(self):
         # SQLite would create a missing file, and silently open a read-only one.
@@ -282,7 +282,10 @@ def prepared(build):
 
 
 def prepared_page(build, newest_last=False):
-    """Prepare a finder of many: it returns one row, the page as JSON and whether there are more."""
+    """Prepare a finder of many: it returns one row.
+
+    That is the page as JSON, whether there are more, and the nicknames as JSON.
+    """
     find = prepared(build)
 
     def find_page(*values):
