@@ -4,8 +4,8 @@ import json
 import secrets
 import time
 import unicodedata
-from functools import partial
 from hashlib import sha256
+from typing import NamedTuple
 
 from peewee import (
     EXCLUDED,
@@ -25,14 +25,7 @@ from peewee import (
 )
 from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
 
-from service.database import (
-    Refused,
-    database,
-    erase_traces,
-    prepared,
-    prepared_page,
-    write_lock,
-)
+from service.database import Refused, apply, database, execute, prepared
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
 # takes a new version of the schema.
@@ -57,7 +50,9 @@ ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 TOKEN_SECONDS = 7 * 24 * 60 * 60
 DAY = 24 * 60 * 60 * 1000  # milliseconds
 REPORT_DAYS = 180
-STEP = 100  # messages that are changed under one write lock
+STEP = 100  # messages, or tokens, that one change takes at the most
+PAGE_AT_MOST = 1024 * 1024  # bytes, about
+CHUNK = 50  # rows of a page that are read at once
 
 # What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and the
 # empty Braille pattern.
@@ -140,6 +135,78 @@ def rfc3339(milliseconds):
 
 def length(column, at_least, at_most):
     return Check(f"length({column}) BETWEEN {at_least} AND {at_most}")
+
+
+class Page(NamedTuple):
+    """A page of rooms or messages; `array` and `nicknames` are JSON that SQLite has made."""
+
+    name: str
+    array: str
+    nicknames: str
+    has_more: bool
+
+    @classmethod
+    def of(cls, name, rows, limit, show, newest_last=False):
+        """The first `limit` rows of an id, or as many as PAGE_AT_MOST holds.
+
+        show(ids) returns the JSON of a few in lines, and whose nicknames belong to them, in words.
+        """
+        ids = [row[0] for row in rows]
+        objects, openids, size = [], set(), 0
+        for start in range(0, min(limit, len(ids)), CHUNK):
+            ((lines, people),) = show(ids[start : min(start + CHUNK, limit)])
+            openids.update(people.split())
+            # The ids come newest first then, but SQLite has the oldest first.
+            objects += reversed(lines.split("\n")) if newest_last else lines.split("\n")
+            size += len(lines.encode())
+            if size > PAGE_AT_MOST:
+                break
+        while size > PAGE_AT_MOST:
+            size -= len(objects.pop().encode())
+        has_more = len(ids) > len(objects)
+        array = ",".join(reversed(objects) if newest_last else objects)
+        return cls(name, f"[{array}]", User.nicknames(openids) if openids else "{}", has_more)
+
+
+# The rooms of a JSON array of room_ids, in its order, and their owners.
+ROOMS = """
+    SELECT
+        group_concat(json_object(
+            'room_id', room.room_id,
+            'name', name,
+            'section', section,
+            'description', description,
+            'room_owner_id', room_owner_id,
+            'users_id', (
+                SELECT json_group_array(openid) FROM (
+                    SELECT openid FROM member WHERE member.room_id = room.room_id
+                    ORDER BY joined)),
+            'state', EXISTS (
+                SELECT 1 FROM member WHERE member.room_id = room.room_id LIMIT 1 OFFSET 1),
+            'capacity', capacity), char(10)),
+        group_concat(room_owner_id, ' ')
+    FROM json_each(:room_ids) CROSS JOIN room ON room.room_id = value
+"""
+# The same with the newest message of each.
+ROOMS_TO_READ = ROOMS.replace(
+    "capacity)",
+    """capacity,
+            'last_message_id', coalesce((
+                SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0))""",
+)
+# The messages of a room from the first to the last, and who sent them.
+MESSAGES = """
+    SELECT
+        group_concat(json_object(
+            'openid', openid,
+            'message', message,
+            'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
+            'message_id', message_id), char(10)),
+        group_concat(openid, ' ')
+    FROM (
+        SELECT * FROM message WHERE room_id = :room_id AND message_id BETWEEN :first AND :last
+        ORDER BY message_id)
+"""
 
 
 class Table(Model):
@@ -228,6 +295,12 @@ class User(Table):
         return bool(cls.select_profile(openid))
 
     @classmethod
+    def nicknames(cls, openids):
+        """A JSON object from openid to nickname, of those of them who have one."""
+        ((nicknames,),) = cls.select_nicknames(json.dumps(list(openids)))
+        return nicknames
+
+    @classmethod
     def forget(cls, openid):
         """Delete the profile; the rows that there were."""
         if gone := cls.delete_profile(openid):
@@ -237,6 +310,12 @@ class User(Table):
     @prepared
     def delete_profile(openid):
         return User.delete().where(User.openid == openid).returning(User.openid)
+
+    @prepared
+    def select_nicknames(openids):
+        given = fn.json_each(openids).alias("given")
+        named = User.openid.in_(Select([given], [given.c.value])) & (User.nickname != "")
+        return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
 
     @prepared
     def select_profile(openid):
@@ -277,39 +356,30 @@ class Room(Table):
         ]
     )
 
-    @prepared_page
-    def owned_by(openid, limit, before):
-        owned = newest_rooms(before).where(Room.room_owner_id == openid)
-        return rooms_page(owned, limit, last_message_id=last_message_id)
+    @classmethod
+    def owned_by(cls, openid, limit, before):
+        return cls.page(cls.select_owned(openid, limit + 1, before), limit, ROOMS_TO_READ)
 
-    @prepared_page
-    def joined_by(openid, limit, before):
-        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
-        joined = Room.select().join(Member).where(guest).order_by(Member.room.desc())
-        return rooms_page(joined, limit, last_message_id=last_message_id)
+    @classmethod
+    def joined_by(cls, openid, limit, before):
+        return cls.page(cls.select_joined(openid, limit + 1, before), limit, ROOMS_TO_READ)
 
-    @prepared_page
-    def in_section(folded_section, limit, before):
-        return rooms_page(newest_rooms(before).where(Room.folded_section == folded_section), limit)
+    @classmethod
+    def in_section(cls, folded_section, limit, before):
+        return cls.page(cls.select_in_section(folded_section, limit + 1, before), limit)
 
-    @prepared_page
-    def with_id(room_id, limit):
-        """The one room, with the nicknames of all its members."""
-        members = Member.select(Member.openid).where(Member.room == room_id)
-        return rooms_page(Room.select().where(Room.room_id == room_id), limit, members)
+    @classmethod
+    def with_id(cls, room_id):
+        """A page of the one room, with the nicknames of all its members."""
+        members = [openid for (openid,) in Member.select_openids(room_id)]
+        return cls.page([(room_id,)], 1)._replace(nicknames=User.nicknames(members))
 
-    @prepared_page
-    def in_order(room_ids, limit):
-        """The rooms of a JSON array of room_ids."""
-        given = fn.json_each(room_ids).alias("given")
-        rooms = Room.select().from_(given, Room).where(Room.room_id == given.c.value)
-        return rooms_page(rooms.order_by(given.c.key), limit)
-
-    @prepared
-    def named(folded_name, limit):
-        """The room_ids alone, newest first."""
-        rooms = newest_rooms(ID_AT_MOST).where(Room.folded_name == folded_name)
-        return rooms.select(Room.room_id).limit(limit)
+    @classmethod
+    def page(cls, rows, limit, sql=ROOMS):
+        """The rooms of rows of a room_id, in their order."""
+        return Page.of(
+            "rooms", rows, limit, lambda ids: execute(sql, {"room_ids": json.dumps(ids)})
+        )
 
     @classmethod
     def by_id(cls, room_id):
@@ -369,11 +439,12 @@ class Room(Table):
         Clock.tick()
 
     def close(self, openid):
-        """Delete the room for openid, its owner; members and messages go with it."""
+        """Delete the room for openid, its owner, and its members; later also its messages."""
         if openid != self.room_owner_id:
             raise Refused("not_owner")
         Room.delete_room(self.room_id)
         RoomIndex.remove(self.room_id)
+        ClosedRoom.insert_room(self.room_id)
         Clock.tick()
 
     def edit(self, openid, doubtful="", **changes):
@@ -414,7 +485,7 @@ class Room(Table):
 
     def remove_message(self, message_id):
         if Message.delete_text(self.room_id, message_id):
-            database.must_empty_log = True
+            database.must_empty_wal = True
             Clock.tick()
 
     def report(self, openid, reason, message_id=None):
@@ -431,20 +502,16 @@ class Room(Table):
     def forget(cls, openid):
         """Take openid out of some rooms, for good; the rooms that there were.
 
-        A room that they own goes to the member who joined first. One without other members is
-        deleted, after its messages.
+        A room that they own goes to the member who joined first. One without others is deleted.
         """
         rooms = Member.select_some_rooms(openid)
         for room_id, is_owner in rooms:
-            Clock.tick()
             successor = Member.select_first_guest(room_id) if is_owner else ()
             if is_owner and not successor:
-                if Message.delete_some(room_id):
-                    break
-                Room.delete_room(room_id)
-                RoomIndex.remove(room_id)
-            else:
-                Member.delete_member(room_id, openid)
+                cls(room_id=room_id, room_owner_id=openid).close(openid)
+                continue
+            Clock.tick()
+            Member.delete_member(room_id, openid)
             for (heir,) in successor:
                 Room.change_owner(room_id, heir)
                 Member.make_owner(room_id, heir)
@@ -452,6 +519,23 @@ class Room(Table):
 
     def has_member(self, openid):
         return Member.exists(self.room_id, openid)
+
+    @prepared
+    def select_owned(openid, limit, before):
+        return newest_rooms(limit, before).where(Room.room_owner_id == openid)
+
+    @prepared
+    def select_joined(openid, limit, before):
+        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
+        return Member.select(Member.room).where(guest).order_by(Member.room.desc()).limit(limit)
+
+    @prepared
+    def select_in_section(folded_section, limit, before):
+        return newest_rooms(limit, before).where(Room.folded_section == folded_section)
+
+    @prepared
+    def select_named(folded_name, limit):
+        return newest_rooms(limit, ID_AT_MOST).where(Room.folded_name == folded_name)
 
     @prepared
     def select_room(room_id):
@@ -479,6 +563,42 @@ class Room(Table):
     @prepared
     def delete_room(room_id):
         return Room.delete().where(Room.room_id == room_id)
+
+
+def newest_rooms(limit, before):
+    rooms = Room.select(Room.room_id).where(Room.room_id < before)
+    return rooms.order_by(Room.room_id.desc()).limit(limit)
+
+
+class ClosedRoom(Table):
+    """A room that was deleted, as long as messages of it are left."""
+
+    room_id = IntegerField(primary_key=True)
+
+    @classmethod
+    def clean_up(cls):
+        """Delete some messages of a room that was deleted; whether there may be more."""
+        room_id = cls.first()
+        if room_id and len(Message.delete_some(room_id)) < STEP:
+            cls.delete_room(room_id)
+        return bool(room_id)
+
+    @classmethod
+    def first(cls):
+        ((room_id,),) = cls.select_first()
+        return room_id
+
+    @prepared
+    def select_first():
+        return ClosedRoom.select(fn.min(ClosedRoom.room_id))
+
+    @prepared
+    def delete_room(room_id):
+        return ClosedRoom.delete().where(ClosedRoom.room_id == room_id)
+
+    @prepared
+    def insert_room(room_id):
+        return ClosedRoom.insert(room_id=room_id)
 
 
 class Member(Table):
@@ -509,6 +629,10 @@ class Member(Table):
     def count(cls, room_id):
         ((members,),) = cls.select_count(room_id)
         return members
+
+    @prepared
+    def select_openids(room_id):
+        return Member.select(Member.openid).where(Member.room == room_id)
 
     @prepared
     def select_member(room_id, openid):
@@ -558,28 +682,31 @@ class Message(Table):
     showed, which may have been wrong for a while.
     """
 
-    room = ForeignKeyField(Room, on_delete="CASCADE", index=False)
+    room_id = BigIntegerField()  # not a foreign key: the messages of a deleted room go later
     message_id = BigIntegerField()
     openid = TextField(index=True, constraints=[length("openid", 0, OPENID_AT_MOST)])
     message = TextField(constraints=[length("message", 0, MESSAGE_AT_MOST)])
     time = BigIntegerField()
 
     class Meta:
-        primary_key = CompositeKey("room", "message_id")
+        primary_key = CompositeKey("room_id", "message_id")
         without_rowid = True
 
     @classmethod
     def in_room(cls, room_id, limit, before, after, caller):
         """The newest page before `before` or, where there is an `after`, the oldest after it."""
-        if after is None:
-            page = cls.select_older(room_id, limit, before)
-        else:
-            page = cls.select_newer(room_id, limit, after)
-        if not page:
-            raise Refused("room_not_found")
+        Room.by_id(room_id)
         if not caller.may_read(room_id):
             raise Refused("not_member")
-        return page
+
+        def show(ids):
+            between = {"room_id": room_id, "first": min(ids), "last": max(ids)}
+            return execute(MESSAGES, between)
+
+        if after is None:
+            older = cls.select_older(room_id, limit + 1, before)
+            return Page.of("messages", older, limit, show, newest_last=True)
+        return Page.of("messages", cls.select_newer(room_id, limit + 1, after), limit, show)
 
     @classmethod
     def by_id(cls, room_id, message_id):
@@ -595,45 +722,47 @@ class Message(Table):
             Clock.tick()
         return gone
 
-    @partial(prepared_page, newest_last=True)
+    @prepared
     def select_older(room_id, limit, before):
-        older = Message.select().where(Message.room == room_id, Message.message_id < before)
-        return messages_page(room_id, older.order_by(Message.message_id.desc()), limit)
+        older = (Message.room_id == room_id) & (Message.message_id < before)
+        newest_first = Message.message_id.desc()
+        return Message.select(Message.message_id).where(older).order_by(newest_first).limit(limit)
 
-    @prepared_page
+    @prepared
     def select_newer(room_id, limit, after):
-        newer = Message.select().where(Message.room == room_id, Message.message_id > after)
-        return messages_page(room_id, newer.order_by(Message.message_id), limit)
+        newer = (Message.room_id == room_id) & (Message.message_id > after)
+        oldest_first = Message.message_id
+        return Message.select(Message.message_id).where(newer).order_by(oldest_first).limit(limit)
 
     @prepared
     def insert_message(room_id, message_id, openid, message, time):
         row = Message.insert(
-            room=room_id, message_id=message_id, openid=openid, message=message, time=time
+            room_id=room_id, message_id=message_id, openid=openid, message=message, time=time
         )
         return row.returning(rfc3339(Message.time))
 
     @prepared
     def select_message(room_id, message_id):
         messages = Message.select(Message.openid, Message.message)
-        return messages.where(Message.room == room_id, Message.message_id == message_id)
+        return messages.where(Message.room_id == room_id, Message.message_id == message_id)
 
     @prepared
     def delete_text(room_id, message_id):
         """One row, or none when there was no text."""
-        the_one = (Message.room == room_id) & (Message.message_id == message_id)
+        the_one = (Message.room_id == room_id) & (Message.message_id == message_id)
         has_text = Message.message != ""
         return Message.update(message="").where(the_one & has_text).returning(Message.message_id)
 
     @prepared
     def forget_some(openid):
-        some = Message.select(Message.room, Message.message_id).where(Message.openid == openid)
-        theirs = Tuple(Message.room, Message.message_id).in_(some.limit(STEP))
+        some = Message.select(Message.room_id, Message.message_id).where(Message.openid == openid)
+        theirs = Tuple(Message.room_id, Message.message_id).in_(some.limit(STEP))
         return Message.update(openid="", message="").where(theirs).returning(Message.message_id)
 
     @prepared
     def delete_some(room_id):
-        some = Message.select(Message.message_id).where(Message.room == room_id).limit(STEP)
-        theirs = (Message.room == room_id) & Message.message_id.in_(some)
+        some = Message.select(Message.message_id).where(Message.room_id == room_id).limit(STEP)
+        theirs = (Message.room_id == room_id) & Message.message_id.in_(some)
         return Message.delete().where(theirs).returning(Message.message_id)
 
 
@@ -816,7 +945,8 @@ class Token(Table):
 
     @prepared
     def forget(openid):
-        return Token.delete().where(Token.openid == openid).returning(Token.openid)
+        some = Token.select(Token.digest).where(Token.openid == openid).limit(STEP)
+        return Token.delete().where(Token.digest.in_(some)).returning(Token.openid)
 
     @prepared
     def insert_token(digest, openid, expires):
@@ -840,22 +970,21 @@ def delete_two_invalid(table, invalid):
 def leave(openid):
     """Delete what there is of openid but a ban and reports; whether there was anything.
 
-    It takes the write lock for a few rows at a time, since there may be many.
+    Each change deletes a few rows, since there may be many.
     """
     found = [forget_all(table, openid) for table in (Token, User, Room, Message)]
-    erase_traces()
     return any(found)
 
 
 def forget_all(table, openid):
+    def forget_some():
+        database.must_empty_wal = True
+        return table.forget(openid)
+
     found = False
-    while True:
-        with write_lock():
-            if not table.forget(openid):
-                return found
-            # Or SQLite would write a thousand pages from all over the file under one lock.
-            database.must_empty_log = True
+    while apply(forget_some):
         found = True
+    return found
 
 
 class RoomIndex(FTS5Model):
@@ -913,92 +1042,3 @@ def indexed_text(*folded):
 
 def separate(folded, separator):
     return separator.join(folded.translate({ord("%"): "％", ord("_"): "＿"}))
-
-
-# Pages
-
-
-def newest_rooms(before):
-    return Room.select().where(Room.room_id < before).order_by(Room.room_id.desc())
-
-
-SHOWN_OF_ROOMS = (
-    Room.room_id,
-    Room.name,
-    Room.section,
-    Room.description,
-    Room.room_owner_id,
-    Room.capacity,
-)
-
-
-def rooms_page(rooms, limit, people=None, **more):
-    """A page of rooms with the seven fields of the document, `capacity` and `more`.
-
-    `more` are functions of a room_id. The nicknames are those of `people`, a query of openids, or
-    of the owners.
-    """
-    page = rooms.select(*SHOWN_OF_ROOMS).limit(limit).cte("page")
-    room = page.c
-    somebody = Member.alias()
-    members = somebody.select(somebody.openid).where(somebody.room == room.room_id)
-    in_order = members.order_by(somebody.joined)
-    array = json_array(
-        page,
-        room_id=room.room_id,
-        name=room.name,
-        section=room.section,
-        description=room.description,
-        room_owner_id=room.room_owner_id,
-        users_id=Select([in_order], [fn.json_group_array(in_order.c.openid)]),
-        state=has_more(members, 1),
-        capacity=room.capacity,
-        **{name: value(room.room_id) for name, value in more.items()},
-    )
-    owners = Select([page], [room.room_owner_id])
-    names = nicknames(owners if people is None else people)
-    more_rooms = has_more(rooms.select(Room.room_id), limit)
-    return Select(columns=[array, more_rooms, names]).with_cte(page)
-
-
-def last_message_id(room_id):
-    newest = Message.select(fn.max(Message.message_id)).where(Message.room == room_id)
-    return fn.coalesce(newest, 0)
-
-
-def messages_page(room_id, messages, limit):
-    """A page of messages with the document's three fields and message_id; no row without a room."""
-    page = messages.limit(limit)
-    message = page.c
-    columns = message.openid, message.message, message.time, message.message_id
-    in_order = Select([page], columns).order_by(message.message_id)
-    message = in_order.c
-    array = json_array(
-        in_order,
-        openid=message.openid,
-        message=message.message,
-        time=rfc3339(message.time),
-        message_id=message.message_id,
-    )
-    names = nicknames(messages.select(Message.openid).limit(limit))
-    return Room.select(array, has_more(messages, limit), names).where(Room.room_id == room_id)
-
-
-def nicknames(people):
-    """One JSON object from openid to nickname, of those of a query of openids who have one."""
-    named = User.openid.in_(people), User.nickname != ""
-    return User.select(fn.json_group_object(User.openid, User.nickname)).where(*named)
-
-
-def json_array(rows, **fields):
-    """One JSON array of objects, made by SQLite.
-
-    The sqlite3 module releases the interpreter for every row that it fetches. While other threads
-    are busy, it then waits for each row.
-    """
-    names_and_values = [part for field in fields.items() for part in field]
-    return Select([rows], [fn.json_group_array(fn.json_object(*names_and_values))])
-
-
-def has_more(rows, limit):
-    return fn.EXISTS(rows.limit(1).offset(limit))

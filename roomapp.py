@@ -20,6 +20,7 @@ from models import (
     Anyone,
     Ban,
     Clock,
+    ClosedRoom,
     Memory,
     Message,
     Room,
@@ -33,14 +34,16 @@ from service import openapi, options, wechat
 from service.database import (
     Refused,
     SetupError,
+    apply,
+    change,
     close_database,
     database,
     is_busy,
-    write_lock,
+    leave_loop,
 )
 from service.limits import RateLimit, network_of
 from service.schema import open_database
-from service.serving import announce, listen, log_requests, serve, start_server
+from service.serving import announce, listen, log_requests, start_loop
 
 __version__ = "2.0.0"
 
@@ -57,8 +60,7 @@ app = Bottle()
 
 # 一、用户
 #
-# `changes` marks the endpoints that change something, and `waits` others that may have to wait for
-# WeChat or for searches.
+# `changes` marks the endpoints that change something.
 
 
 @app.post("/usr/complete", changes=True)
@@ -92,7 +94,7 @@ def roomlist1():
     新的在前。
     """
     openid, limit, before = read_fields("openid", "limit", "before")
-    return done_page("rooms", Room.owned_by(require_self(openid), limit, before))
+    return done_page(Room.owned_by(require_self(openid), limit, before))
 
 
 @app.post("/usr/roomlist2")
@@ -102,7 +104,7 @@ def roomlist2():
     不含自己发起的；新的在前。
     """
     openid, limit, before = read_fields("openid", "limit", "before")
-    return done_page("rooms", Room.joined_by(require_self(openid), limit, before))
+    return done_page(Room.joined_by(require_self(openid), limit, before))
 
 
 @app.post("/usr/join", changes=True)
@@ -118,7 +120,7 @@ def join():
     return done()
 
 
-@app.post("/usr/login", waits=True)
+@app.post("/usr/login")
 def login():
     """登录
 
@@ -126,12 +128,16 @@ def login():
     登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
     """
     code = read_field("code", read_object())
-    logins.count(network_of(request.environ.get("REMOTE_ADDR", "")))
+    leave_loop()
+    logins.count(address())
     openid = wechat.account(*options.wechat_settings()).openid_of(code)
-    with write_lock():
-        token = Token.issue(openid)
+    token = apply(lambda: Token.issue(openid))
     exist = int(User.exists(openid))
     return done(openid=openid, token=token, expires_in=models.TOKEN_SECONDS, exist=exist)
+
+
+def address():
+    return network_of(request.environ.get("REMOTE_ADDR", ""))
 
 
 # A campus may be behind one address.
@@ -146,9 +152,10 @@ def delete_user():
     房间交给最早加入的人，没有别人的就删除。重复注销等于注销一次。
     """
     [openid] = read_fields("openid")
-    limit("delete_user")
     require_self(openid)
     refuse_banned(openid)
+    leave_loop()
+    limit("delete_user")
     leave(openid)
     return done()
 
@@ -163,7 +170,7 @@ def section():
     不分大小写和全角半角，但要整个分区名相同；新的在前。
     """
     section, limit, before = read_fields("section", "limit", "before")
-    return done_page("rooms", Room.in_section(fold(section), limit, before))
+    return done_page(Room.in_section(fold(section), limit, before))
 
 
 @app.post("/room/add", changes=True)
@@ -218,7 +225,7 @@ def get_message():
     """
     room_id, limit, before, after = read_fields("room_id", "limit", "before", "after")
     page = Message.in_room(room_id, limit, before, after, request.caller)
-    return done_page("messages", page)
+    return done_page(page)
 
 
 @app.post("/room/send_message", changes=True)
@@ -284,7 +291,7 @@ def report():
 # 三、其他
 
 
-@app.post("/search", waits=True)
+@app.post("/search")
 def search():
     """搜索房间
 
@@ -293,7 +300,7 @@ def search():
     其余的；各自新的在前。
     """
     key, limit = read_fields("key", "limit")
-    return done_page("rooms", find(key, limit))
+    return done_page(find(key, limit, request.caller.openid or address()))
 
 
 @app.get("/time")
@@ -359,13 +366,11 @@ def done(**fields):
     return answer(200, encode({"response_code": 1, **fields}))
 
 
-def done_page(name, rows):
-    """Answer with the one row that a finder of many returns: SQLite has encoded the list."""
-    ((array, has_more, nicknames),) = rows
+def done_page(page):
     return answer(
         200,
-        f'{{"response_code":1,"{name}":{array},"nicknames":{nicknames},'
-        f'"has_more":{encode(bool(has_more))}}}',
+        f'{{"response_code":1,"{page.name}":{page.array},"nicknames":{page.nicknames},'
+        f'"has_more":{encode(page.has_more)}}}',
     )
 
 
@@ -441,6 +446,8 @@ def answer_refusals(handler):
 def find_url():
     environ = request.environ
     environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
+    if "roomapp.is_undone" in environ:  # it was answered, but its batch could not be committed
+        raise HTTPError(500)
     # Bottle drops the bytes of a path that are not UTF-8; no url of ours has such bytes.
     is_unknown = not environ["bottle.raw_path"].isascii()
     if is_unknown or (request.path == "/usr/login" and not options.is_verified()):
@@ -760,10 +767,11 @@ def refuse_banned(openid):
 @contextmanager
 def write_as(openid):
     """Do what is inside as one change by openid, who is not banned."""
-    with write_lock():
+    with change():
         identify()  # once more: the caller may have been banned or have left in the meantime
         refuse_banned(openid)
         yield
+        ClosedRoom.clean_up()
 
 
 # What is asked of verified callers before they change something
@@ -849,18 +857,21 @@ def run(arguments):
     options.check_environment()
     listener = listen(arguments.host, arguments.port)
     open_database(arguments.database)
-    server, stopping = start_server(
+    loop = start_loop(
         app if arguments.quiet else log_requests(app),
         listener,
-        arguments.threads,
-        waiting_urls={
-            route.rule for route in app.routes if {"changes", "waits"} & route.config.keys()
-        },
+        threads=wechat.WAITING_AT_MOST + 6 if is_verified else 4,
+        clean_up=clean_up,
         trusted_proxy=options.setting("trusted_proxy"),
     )
     announce(listener, arguments.database, is_verified)
-    serve(server, stopping)
+    loop.run()
     close_database()
+
+
+def clean_up():
+    """Delete a little of what deleted rooms left; whether there may be more."""
+    return bool(ClosedRoom.first()) and apply(ClosedRoom.clean_up)
 
 
 if __name__ == "__main__":

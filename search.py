@@ -1,35 +1,63 @@
 """What a key finds: a number looks a room up, a text is matched with LIKE."""
 
-import json
 import re
+import sqlite3
+from contextlib import contextmanager
 from functools import cache
 from threading import BoundedSemaphore
 
-from peewee import SQL
+from peewee import SQL, DatabaseError
 
 from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, separate
-from service.database import Refused, compiled, database, time_limit
+from service.database import (
+    Refused,
+    compiled,
+    execute,
+    is_beside_loop,
+    is_busy,
+    leave_loop,
+    read_apart,
+    read_at_once,
+)
 
 DIGITS = re.compile("[0-9０-９]+")
+SECONDS_AT_ONCE = 0.005  # for which a search may hold up others
 SECONDS_AT_MOST = 1
 
-# Few at a time, so that those made to take long leave the machine to others.
-searches = BoundedSemaphore(4)
+# Few long ones at a time, and one of each person.
+long_searches = BoundedSemaphore(2)
+searchers = set()
 
 
-def find(key, limit):
-    """The page of rooms that a key finds, as the finders of Room return it."""
+def find(key, limit, person):
+    """The page of rooms that a key finds, for a person or, where nobody is known, an address."""
     if DIGITS.fullmatch(key):
         room_id = min(int(key), ID_AT_MOST)
         if Room.exists(room_id):
-            return Room.with_id(room_id, limit)
-    if not searches.acquire(timeout=0.2):
+            return Room.with_id(room_id)
+    folded = fold(key)
+    if not is_beside_loop():
+        try:
+            with read_at_once(SECONDS_AT_ONCE):
+                return match(folded, limit)
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            if not is_busy(error):
+                raise
+        leave_loop()
+    with one_long_search(person), read_apart(SECONDS_AT_MOST):
+        return match(folded, limit)
+
+
+@contextmanager
+def one_long_search(person):
+    if person in searchers or not long_searches.acquire(timeout=0.5):
         raise Refused("database_busy")
+    searchers.add(person)
     try:
-        with time_limit(SECONDS_AT_MOST):
-            return match(fold(key), limit)
+        yield
     finally:
-        searches.release()
+        searchers.discard(person)
+        long_searches.release()
 
 
 def match(key, limit):
@@ -40,12 +68,11 @@ def match(key, limit):
     """
     parts = set(key.split())
     most = limit + 1  # one more tells that there are more
-    found = dict.fromkeys(Room.named(key, most))
+    found = dict.fromkeys(Room.select_named(key, most))
     for where in (IN_NAME, IN_TEXT):
         if len(found) < most:
             found |= dict.fromkeys(matching([like_pattern(part, where) for part in parts], most))
-    room_ids = [room_id for (room_id,) in found]
-    return Room.in_order(json.dumps(room_ids[:most]), limit)
+    return Room.page(list(found)[:most], limit)
 
 
 def like_pattern(folded, separator):
@@ -55,7 +82,7 @@ def like_pattern(folded, separator):
 
 def matching(patterns, limit):
     """The room_ids whose indexed text matches all of these patterns, newest first."""
-    return database.execute_sql(like_query(len(patterns)), [*patterns, limit]).fetchall()
+    return execute(like_query(len(patterns)), [*patterns, limit])
 
 
 @cache

@@ -5,11 +5,9 @@ import sqlite3
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
-from time import monotonic
 
 from models import Clock, rfc3339
 from service.database import (
-    BUSY_SECONDS,
     SetupError,
     copy,
     dated,
@@ -38,7 +36,7 @@ def restore(path, file):
     with connection_to(file) as connection:
         copy(connection, new)
         try:
-            with process_lock(open_folder(path), monotonic() + BUSY_SECONDS):
+            with process_lock(open_folder(path)):
                 fold_log(path)
                 give_to_owner(path, new)
                 put_aside(path, old)

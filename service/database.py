@@ -1,4 +1,4 @@
-"""The SQLite file: opening, upgrading, copying and checking it, and who may write it."""
+"""The SQLite file: changes and their batches, reading, opening, upgrading, copying, checking."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ from functools import cache
 from inspect import signature
 from pathlib import Path
 from time import monotonic, sleep, time
-from weakref import WeakSet
 
 from peewee import SQL, DatabaseError, OperationalError, SqliteDatabase, ValueLiterals
 
@@ -19,11 +18,10 @@ try:
 except ImportError:  # Windows: there only SQLite's own locks keep processes apart
     fcntl = None
 
-BUSY_SECONDS = 5
-LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
+BUSY_SECONDS = 5  # how long a command, or a thread, waits for another program
+LOOP_BUSY_SECONDS = 0.1  # how long everybody waits with the loop
 RETRY_SECONDS = 0.0005
-REWRITE_AT_MOST = 8 * 1024 * 1024  # bytes of a file, written anew in some tenths of a second
-PAGE_AT_MOST = 1024 * 1024  # bytes
+LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 
 log = logging.getLogger("roomapp")
@@ -45,27 +43,26 @@ class SetupError(Exception):
     """The service or a command cannot run as it is set up; the text says why in one line."""
 
 
-class Connection(sqlite3.Connection):
-    """One that a WeakSet can hold."""
+class MustWait(BaseException):
+    """The request would hold up the loop: it begins anew in a thread.
+
+    A BaseException, since Bottle and waitress answer any Exception.
+    """
 
 
 class Database(SqliteDatabase):
-    """A connection for each thread, opened when the thread first asks."""
+    """One connection, for whoever holds `lock`."""
 
     def __init__(self):
-        super().__init__(None, lock_type="IMMEDIATE")
-        self.connections = WeakSet()  # of all threads, to be closed at the end
+        super().__init__(None, thread_safe=False)
+        self.lock = threading.RLock()
+        self.loop = None  # while there is one, it calls the changes of other threads
+        self.in_batch = False
+        self.is_undone = False  # the batch: SQLite has rolled it back by itself
+        self.busy_until = 0  # until when nobody waits for another program
+        self.must_empty_wal = False  # since it has something that was deleted
         self.folder = None  # the descriptor that carries the lock between processes
         self.files = {}  # those in use, path: os.stat()
-        self.must_empty_log = False  # since it has something that was deleted
-
-    def _connect(self):
-        # SQLite would create a missing file, and silently open a read-only one.
-        if not os.access(self.database, os.W_OK):
-            raise OperationalError(f"{self.database} is missing or cannot be written")
-        connection = super()._connect()
-        self.connections.add(connection)
-        return connection
 
     def check_files(self):
         """Raise OperationalError where others have been put in the place of the files in use."""
@@ -75,145 +72,155 @@ class Database(SqliteDatabase):
 
 
 database = Database()
-writers = threading.Lock()
 
 
-def open_database(path, version, create_tables, upgrade_tables):
-    """Open the file at `path` for every thread; it is created or upgraded as needed.
+# Changing
 
-    Raises SetupError, and leaves the file as it is, when it cannot be opened or is not ours; and
-    Refused when another program is writing it.
+
+def apply(function):
+    """Call function as one change, and return what it returns.
+
+    That is on the disk when this returns or, in the loop, before anybody is answered. A thread
+    beside the loop joins its next batch. Refused when another program keeps holding the file.
     """
-    path = path.absolute()
-    database.init(
-        str(path),
-        timeout=BUSY_SECONDS,
-        factory=Connection,
-        check_same_thread=False,  # one thread closes the connections of all
-        # The cache, in KiB, holds what a campus of a million rooms asks for at any one time.
-        pragmas={
-            "synchronous": "full",
-            "foreign_keys": "on",
-            "secure_delete": "on",  # what is deleted is overwritten
-            "cache_size": -8_000,
-            "journal_size_limit": LOG_AT_MOST,
-        },
-    )
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        database.folder = open_folder(path)
-        with file_lock():
-            if not has_database(path, version):
-                path.touch(0o600)
-                with database.atomic():
-                    create_tables()
-                    database.application_id = APPLICATION_ID
-                    database.user_version = version
-            if database.pragma("journal_mode", "wal") != "wal":
-                raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
-            if database.user_version > version:  # as the log has it, not yet the header
-                raise SetupError(f"{path} was made by a newer version of roomapp")
-            if database.user_version < version:
-                upgrade(path, version, upgrade_tables)
-            database.files = {each: os.stat(each) for each in (str(path), f"{path}-wal")}
-    except (SetupError, Refused):
-        close_database()
-        raise
-    except (DatabaseError, sqlite3.DatabaseError, OSError) as error:
-        close_database()
-        raise SetupError(f"cannot open the database {path}: {error}") from error
 
+    def act():
+        with change():
+            return function()
 
-def close_database():
-    """Close the connections of all threads, so that SQLite empties its log into the file.
-
-    Where a writer is still waiting, the end of the process closes them.
-    """
-    with suppress(Refused), file_lock(seconds=1):
-        database.close()
-        for connection in database.connections:
-            connection.close()
-    database.connections.clear()
-    database.files = {}
-    if database.folder is not None:
-        os.close(database.folder)
-        database.folder = None
-    database.init(None)
-
-
-# Writing
-
-
-@contextmanager
-def write_lock():
-    """Do what is inside as one change, or not at all. Readers never wait for it."""
-    with file_lock():
-        database.check_files()
-        connection = database.connection()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:  # not when SQLite itself has rolled back: a full disk
-                connection.execute("ROLLBACK")
-        if database.must_empty_log:
-            empty_log(connection)
-
-
-def erase_traces():
-    """Leave nothing of what was deleted in the file nor, as far as readers let it, in its log.
-
-    SQLite overwrites deleted rows, but not a copy that it left behind when it moved a row to
-    another page. So a small file is written anew. A large one would hold up writers for too long.
-    """
-    with file_lock():
-        database.check_files()
-        connection = database.connection()
-        if os.stat(database.database).st_size <= REWRITE_AT_MOST:
-            connection.execute("VACUUM")
-        empty_log(connection)
-
-
-def empty_log(connection):
-    """Write the log into the file and empty it; if a reader is in the way, the next write does."""
-    connection.execute("PRAGMA busy_timeout = 20")
-    try:
-        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
-        database.must_empty_log = bool(is_busy)
-    except sqlite3.DatabaseError:  # the change itself is on the disk
-        log.exception("the log was not emptied")
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-
-
-@contextmanager
-def file_lock(seconds=None):
-    """Be the only writer of all processes; Refused after `seconds`, by default BUSY_SECONDS."""
-    seconds = BUSY_SECONDS if seconds is None else seconds
-    deadline = monotonic() + seconds
-    if not writers.acquire(timeout=seconds):
-        raise Refused("database_busy")
-    try:
-        with process_lock(database.folder, deadline):
-            yield
-    finally:
-        writers.release()
-
-
-@contextmanager
-def process_lock(folder, deadline):
-    """Hold the advisory lock on a folder, by its descriptor; Refused after the deadline.
-
-    SQLite before 3.51.3 can damage a file that two processes write at once
-    (sqlite.org/wal.html#walresetbug).
-    """
-    if folder is None:
-        yield
-        return
+    if in_loop():
+        return act()
+    deadline = monotonic() + BUSY_SECONDS
     while True:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return database.loop.call(act) if database.loop else act()
+        except Refused as refusal:
+            if refusal.error != "database_busy" or monotonic() > deadline:
+                raise
+        sleep(LOOP_BUSY_SECONDS)
+
+
+def in_loop():
+    return database.loop is not None and database.loop.thread == threading.get_ident()
+
+
+def is_beside_loop():
+    return database.loop is not None and not in_loop()
+
+
+def leave_loop():
+    """Where a request is about to wait: in the loop, have it begin anew in a thread."""
+    if in_loop():
+        raise MustWait
+
+
+@contextmanager
+def change():
+    """Do what is inside wholly or not at all; it is committed with the batch around it."""
+    with batch():
+        begin()
+        connection = database.connection()
+        connection.execute("SAVEPOINT change")
+        try:
+            yield
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO change")
+            raise
+        finally:
+            # A full disk makes SQLite roll back everything. A savepoint would begin a transaction
+            # of its own then.
+            if connection.in_transaction:
+                connection.execute("RELEASE change")
+            else:
+                database.is_undone = True
+
+
+@contextmanager
+def batch():
+    """Commit the changes inside all together when the outermost batch ends.
+
+    Raises DatabaseError or sqlite3.DatabaseError, and nothing is done, when that fails.
+    """
+    with database.lock:
+        if database.in_batch:
+            yield
+            return
+        database.in_batch = True
+        try:
+            yield
+            commit()
+        finally:
+            end_batch()
+
+
+def begin():
+    """Begin the transaction of a batch, once; Refused while another program holds the file."""
+    connection = database.connection()
+    if database.is_undone:
+        raise OperationalError("an earlier change undid this batch")
+    if connection.in_transaction:
+        return
+    wait = 0 if monotonic() < database.busy_until else LOOP_BUSY_SECONDS
+    deadline = monotonic() + wait
+    while not has_begun(connection):
+        if monotonic() >= deadline:
+            if wait:
+                database.busy_until = monotonic() + 1
+            raise Refused("database_busy")
+        sleep(RETRY_SECONDS)
+
+
+def has_begun(connection):
+    try:
+        lock_file(database.folder)
+        database.check_files()
+        connection.execute("BEGIN IMMEDIATE")
+        return True
+    except BlockingIOError:
+        return False
+    except sqlite3.OperationalError as error:
+        if is_busy(error):
+            return False
+        raise
+
+
+def commit():
+    connection = database.connection()
+    if database.is_undone:
+        raise OperationalError("a change undid its whole batch")
+    if connection.in_transaction:
+        connection.execute("COMMIT")
+        if database.must_empty_wal:
+            empty_wal(connection)
+
+
+def end_batch():
+    try:
+        connection = database.connection()
+        if connection.in_transaction:  # since something failed
+            connection.execute("ROLLBACK")
+    finally:
+        unlock_file(database.folder)
+        database.in_batch = database.is_undone = False
+
+
+def empty_wal(connection):
+    """Write the log into the file and empty it; if a reader is in the way, the next batch does."""
+    try:
+        is_held, *_ = connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+        database.must_empty_wal = bool(is_held)
+    except sqlite3.DatabaseError:  # the changes themselves are on the disk
+        log.exception("the write-ahead log was not emptied")
+
+
+@contextmanager
+def process_lock(folder):
+    """Be the only process that writes files of ours in a folder; Refused after BUSY_SECONDS."""
+    deadline = monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            lock_file(folder)
             break
         except BlockingIOError:
             if monotonic() > deadline:
@@ -222,20 +229,73 @@ def process_lock(folder, deadline):
     try:
         yield
     finally:
+        unlock_file(folder)
+
+
+def lock_file(folder):
+    """Take the advisory lock on a folder, by its descriptor; BlockingIOError when others have it.
+
+    SQLite before 3.51.3 can damage a file that two processes write at once
+    (sqlite.org/wal.html#walresetbug).
+    """
+    if folder is not None:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def unlock_file(folder):
+    if folder is not None:
         fcntl.flock(folder, fcntl.LOCK_UN)
 
 
-def open_folder(path):
-    """A descriptor of the folder of a file, for process_lock; None on Windows."""
-    return fcntl and os.open(path.parent, os.O_RDONLY)
+# Reading
 
 
-def is_same(path, used):
-    """Whether the file at a path is the one of this os.stat()."""
+class Reader(threading.local):
+    """The connection of a thread that reads on one of its own."""
+
+    connection = None
+
+
+reader = Reader()
+
+
+def execute(sql, values=()):
+    """The rows of a statement."""
+    if reader.connection:
+        return reader.connection.execute(sql, values).fetchall()
+    with database.lock:
+        return database.execute_sql(sql, values).fetchall()
+
+
+@contextmanager
+def read_apart(seconds):
+    """Read what is committed on a connection of this thread's own, so that others go on."""
+    uri = f"{Path(database.database).as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        reader.connection = connection
+        try:
+            with time_limit(seconds, connection):
+                yield
+        finally:
+            reader.connection = None
+
+
+@contextmanager
+def read_at_once(seconds):
+    """Read on everybody's connection, and not for long."""
+    with database.lock, time_limit(seconds, database.connection()):
+        yield
+
+
+@contextmanager
+def time_limit(seconds, connection):
+    """Interrupt what takes longer inside; is_busy knows the error."""
+    deadline = monotonic() + seconds
+    connection.set_progress_handler(lambda: monotonic() > deadline, 1000)
     try:
-        return os.path.samestat(os.stat(path), used)
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def is_busy(error):
@@ -246,21 +306,6 @@ def is_busy(error):
     if code is None:  # Python 3.10 passes on SQLite's words alone
         return str(error) in ("database is locked", "interrupted")
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_INTERRUPT)
-
-
-# Reading
-
-
-@contextmanager
-def time_limit(seconds):
-    """Interrupt what takes longer inside; is_busy knows the error."""
-    deadline = monotonic() + seconds
-    connection = database.connection()
-    connection.set_progress_handler(lambda: monotonic() > deadline, 10_000)
-    try:
-        yield
-    finally:
-        connection.set_progress_handler(None, 0)
 
 
 def prepared(build):
@@ -276,38 +321,9 @@ def prepared(build):
         return compiled(build(*(SQL(f":{name}") for name in names)))
 
     def run(*values):
-        return database.execute_sql(sql(), dict(zip(names, values, strict=True))).fetchall()
+        return execute(sql(), dict(zip(names, values, strict=True)))
 
     return staticmethod(run)
-
-
-def prepared_page(build, newest_last=False):
-    """Prepare a finder of many: it returns one row.
-
-    That is the page as JSON, whether there are more, and the nicknames as JSON.
-    """
-    find = prepared(build)
-
-    def find_page(*values):
-        return [
-            (*shorten(array, has_more, newest_last), names)
-            for array, has_more, names in find(*values)
-        ]
-
-    return staticmethod(find_page)
-
-
-def shorten(array, has_more, newest_last):
-    """End a page at PAGE_AT_MOST, as if no more had been asked for."""
-    content = array.encode()
-    if len(content) <= PAGE_AT_MOST:
-        return array, has_more
-    between = b'},{"'  # two objects; inside a text JSON writes the quotation mark as \\"
-    if newest_last:
-        start = content.find(between, len(content) - PAGE_AT_MOST)
-        return "[" + content[start + 2 :].decode(), True
-    end = content.rfind(between, 0, PAGE_AT_MOST)
-    return content[: end + 1].decode() + "]", True
 
 
 def compiled(query):
@@ -315,6 +331,84 @@ def compiled(query):
 
 
 # The file
+
+
+def open_database(path, version, create_tables, upgrade_tables):
+    """Open the file at `path`; it is created or upgraded as needed.
+
+    Raises SetupError, and leaves the file as it is, when it cannot be opened or is not ours; and
+    Refused when another program is writing it.
+    """
+    path = path.absolute()
+    database.init(
+        str(path),
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,  # the threads that have the lock use it, one at a time
+        # The cache, in KiB, holds what a campus of a million rooms asks for at any one time.
+        pragmas={
+            "synchronous": "full",
+            "foreign_keys": "on",
+            "secure_delete": "on",  # what is deleted is overwritten
+            "cache_size": -8_000,
+            "journal_size_limit": LOG_AT_MOST,
+        },
+    )
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        database.folder = open_folder(path)
+        with process_lock(database.folder):
+            make_ready(path, version, create_tables, upgrade_tables)
+        database.files = {each: os.stat(each) for each in (str(path), f"{path}-wal")}
+        database.pragma("busy_timeout", 0)  # begin() waits
+    except (SetupError, Refused):
+        close_database()
+        raise
+    except (DatabaseError, sqlite3.DatabaseError, OSError) as error:
+        close_database()
+        raise SetupError(f"cannot open the database {path}: {error}") from error
+
+
+def make_ready(path, version, create_tables, upgrade_tables):
+    is_new = not has_database(path, version)
+    if is_new:
+        path.touch(0o600)
+    if not os.access(path, os.W_OK):  # SQLite would silently open it for reading
+        raise SetupError(f"{path} cannot be written")
+    if is_new:
+        with database.atomic("IMMEDIATE"):
+            create_tables()
+            database.application_id = APPLICATION_ID
+            database.user_version = version
+    if database.pragma("journal_mode", "wal") != "wal":
+        raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
+    if database.user_version > version:  # as the log has it, not yet the header
+        raise SetupError(f"{path} was made by a newer version of roomapp")
+    if database.user_version < version:
+        upgrade(path, version, upgrade_tables)
+
+
+def close_database():
+    """Close the connection, so that SQLite empties its log into the file."""
+    with suppress(Refused), process_lock(database.folder):
+        database.close()
+    database.files = {}
+    if database.folder is not None:
+        os.close(database.folder)
+        database.folder = None
+    database.init(None)
+
+
+def open_folder(path):
+    """A descriptor of the folder of a file, for process_lock; None on Windows."""
+    return fcntl and os.open(path.parent, os.O_RDONLY)
+
+
+def is_same(path, used):
+    """Whether the file at a path is the one of this os.stat()."""
+    try:
+        return os.path.samestat(os.stat(path), used)
+    except FileNotFoundError:
+        return False
 
 
 def has_database(path, newest):
@@ -388,9 +482,20 @@ def verify(connection):
     """Raise SetupError when SQLite finds a database damaged."""
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict == "ok" and connection.execute("PRAGMA foreign_key_check").fetchone():
-        verdict = "there are members or messages without a room"
+        verdict = "there are members without a room"
+    if verdict == "ok" and has_orphans(connection):
+        verdict = "there are messages without a room"
     if verdict != "ok":
         raise SetupError(f"the database is damaged: {verdict}")
+
+
+def has_orphans(connection):
+    """Whether there are messages of no room, nor of one that was deleted a moment ago."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    orphans = """
+        SELECT 1 FROM message WHERE room_id NOT IN (
+            SELECT room_id FROM room UNION ALL SELECT room_id FROM closed_room) LIMIT 1"""
+    return version > 5 and connection.execute(orphans).fetchone()  # before, the foreign key tells
 
 
 def sync(file):

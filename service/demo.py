@@ -7,7 +7,7 @@ from pathlib import Path
 from peewee import DatabaseError
 
 from models import Room, Token, User
-from service.database import Refused, SetupError, close_database, write_lock
+from service.database import Refused, SetupError, change, close_database
 from service.schema import open_database
 
 CAMPUS = Path(__file__).parent.parent / "data" / "demo.json"
@@ -18,7 +18,7 @@ def fill(path):
     campus = json.loads(CAMPUS.read_text(encoding="utf-8"))
     open_database(path)
     try:
-        with write_lock():
+        with change():
             if any(table.select().exists() for table in (User, Room, Token)):
                 raise SetupError(f"{path} is not empty; the demo fills only an empty database")
             for user in campus["users"]:

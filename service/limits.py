@@ -3,6 +3,8 @@
 import ipaddress
 import math
 import threading
+from collections import OrderedDict
+from itertools import islice
 from time import monotonic
 
 from service.database import Refused
@@ -15,19 +17,22 @@ class RateLimit:
         self.at_once = at_once
         self.per_second = per_second
         self.lock = threading.Lock()
-        self.used_until = {}  # until when somebody has used up their share
+        # until when somebody has used up their share; who counted last stands last
+        self.used_until = OrderedDict()
 
     def count(self, person):
         """Count one more; Refused("too_many_requests") when that is too many."""
         with self.lock:
             now = monotonic()
-            for other in [other for other, until in self.used_until.items() if until <= now]:
-                del self.used_until[other]
-            until = self.used_until.get(person, now) + 1 / self.per_second
+            for other in list(islice(self.used_until, 2)):  # so that no more are kept than count
+                if self.used_until[other] <= now:
+                    del self.used_until[other]
+            until = max(self.used_until.get(person, now), now) + 1 / self.per_second
             seconds = until - now - self.at_once / self.per_second
             if seconds > 0:
                 raise Refused("too_many_requests", retry_after=math.ceil(seconds))
             self.used_until[person] = until
+            self.used_until.move_to_end(person)
 
 
 def network_of(address):

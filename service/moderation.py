@@ -9,14 +9,14 @@ from datetime import datetime
 from itertools import zip_longest
 from time import monotonic
 
-from models import Ban, Message, Report, Room, Token, leave
+from models import Ban, Message, Report, Room, Token, forget_all, leave
 from service.database import (
     BUSY_SECONDS,
     Refused,
     SetupError,
+    apply,
     close_database,
     database,
-    write_lock,
 )
 from service.schema import open_database
 
@@ -49,7 +49,8 @@ def remove(path, room_id, message_id):
     if message_id is not None:
         reported &= Report.message_id == message_id
         what = f"message {message_id} of {what}"
-    with opened(path), write_lock():
+
+    def act():
         closed = Report.close(reported)
         try:
             room = Room.by_id(room_id)
@@ -58,26 +59,37 @@ def remove(path, room_id, message_id):
             else:
                 Message.by_id(room_id, message_id)
                 room.remove_message(message_id)
-            outcome = f"removed {what}"
+            return f"removed {what}", closed
         except Refused as refusal:  # it may be gone already, but not its reports
-            outcome = f"nothing removed: {refusal.error.replace('_', ' ')}"
+            return f"nothing removed: {refusal.error.replace('_', ' ')}", closed
+
+    with opened(path):
+        outcome, closed = apply(act)
     finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed"))
 
 
 def ban(path, openid):
     """End somebody's tokens; what they change or log in to is refused from now on."""
-    with opened(path), write_lock():
+
+    def act():
         Ban.insert(openid=openid).on_conflict_ignore().execute()
-        closed = Report.close(Report.openid == openid)
+        return Report.close(Report.openid == openid)
+
+    with opened(path):
+        closed = apply(act)
     finish(f"banned {openid}{and_closed(closed)}")
 
 
 def unban(path, openid):
     """Let somebody log in again; earlier tokens stay ended."""
-    with opened(path), write_lock():
-        found = Ban.delete().where(Ban.openid == openid).execute()
-        if found:
-            Token.forget(openid)
+
+    def act():
+        return Ban.delete().where(Ban.openid == openid).execute()
+
+    with opened(path):
+        if Ban.exists(openid):
+            forget_all(Token, openid)
+        found = apply(act)
     finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
 
 
@@ -86,8 +98,8 @@ def forget(path, openid):
     is_room = (Report.message_id == 0) & Report.room_id.in_(Room.select(Room.room_id))
     with opened(path):
         found = leave(openid)
-        with write_lock():  # a room that went to somebody else still has its texts
-            closed = Report.close((Report.openid == openid) & ~is_room)
+        # A room that went to somebody else still has its texts.
+        closed = apply(lambda: Report.close((Report.openid == openid) & ~is_room))
     finish(f"{'forgot' if found else 'nothing of'} {openid}{and_closed(closed)}", found)
 
 
@@ -99,10 +111,9 @@ def opened(path):
     try:
         yield
         deadline = monotonic() + BUSY_SECONDS
-        while database.must_empty_log and monotonic() < deadline:
-            with write_lock():  # which empties it, once no reader is in the way
-                pass
-        if database.must_empty_log:
+        while database.must_empty_wal and monotonic() < deadline:
+            apply(lambda: None)  # its batch empties it, once no reader is in the way
+        if database.must_empty_wal:
             print("a reader is in the way of the log: what was deleted is in it until it ends")
     finally:
         close_database()

@@ -66,11 +66,6 @@ OPTIONS = {
     "database": Option(
         str(DATA / "roomapp.db"), Path, "SQLite file that keeps the data, made when it is missing"
     ),
-    "threads": Option(
-        "4",
-        partial(number, at_least=1, at_most=100),
-        "how many requests that only read are answered at once",
-    ),
     "wechat_appid": Option(
         "", str, "AppID of the mini-program, to verify who calls by WeChat's login", has_flag=False
     ),

@@ -4,6 +4,7 @@ from models import (
     PREFERENCE_AT_MOST,
     Ban,
     Clock,
+    ClosedRoom,
     Member,
     Memory,
     Message,
@@ -18,7 +19,7 @@ from models import (
 from service import database as file
 from service.database import compiled, database
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def open_database(path):
@@ -27,7 +28,9 @@ def open_database(path):
 
 
 def create_tables():
-    database.create_tables([Clock, User, Room, Member, Message, Memory, Report, Ban, Token])
+    database.create_tables(
+        [Clock, User, Room, ClosedRoom, Member, Message, Memory, Report, Ban, Token]
+    )
     RoomIndex.create()
     create_guards()
     Clock.insert(id=1, last_time=now()).execute()
@@ -65,16 +68,19 @@ GUARDS = (
 def upgrade_tables(version):
     """Bring the tables of an older version up to date."""
     run = database.execute_sql
-    run("DROP TRIGGER room_full")
-    run("DROP TRIGGER bad_preference")
-    add_column(Room.capacity)
-    if version < 4:
-        upgrade_rooms(version)
-    database.create_tables([Member, Memory, Report, Ban, Token])
-    rebuild(User, "openid, sex, preference, ''")
-    time = "time" if version == 4 else "message_id"
+    if version < 5:
+        run("DROP TRIGGER room_full")
+        run("DROP TRIGGER bad_preference")
+        add_column(Room.capacity)
+        if version < 4:
+            upgrade_rooms(version)
+        database.create_tables([Member, Memory, Report, Ban, Token])
+        rebuild(User, "openid, sex, preference, ''")
+        create_guards()
+    # A room is deleted before its messages.
+    database.create_tables([ClosedRoom])
+    time = "time" if version >= 4 else "message_id"
     rebuild(Message, f"room_id, message_id, openid, message, {time}")
-    create_guards()
 
 
 def upgrade_rooms(version):

@@ -6,22 +6,23 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from waitress import create_server, wasyncore
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.task import ThreadedTaskDispatcher
 
-from service.database import SetupError
+from service.database import MustWait, SetupError, batch, database
 
 STOP_WITHIN = 30  # seconds
-# Threads for the requests that may wait: more than WeChat and searches may hold up.
-WAITING_THREADS = 80
+BATCH_SECONDS = 0.02  # for how long requests are answered before their changes are committed,
+BATCH_AT_MOST = 4 * 1024 * 1024  # and up to how many bytes of answers
 CONNECTIONS_AT_MOST = 5000
 # What is read of a request, in bytes: far more than the application takes, so that a photograph
 # sent by mistake has its answer too.
@@ -53,71 +54,210 @@ def announce(listener, database, is_verified):
     print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
 
 
-def start_server(app, listener, threads, waiting_urls, trusted_proxy):
-    """A waitress server, and an event that SIGTERM and Ctrl-C set from now on."""
-    # Not when a client leaves, waits for a thread, or is one too many.
+def start_loop(app, listener, threads, clean_up, trusted_proxy):
+    """A loop that SIGTERM and Ctrl-C stop from now on.
+
+    `clean_up` does a little when nothing else is to do, and returns whether there is more.
+    """
+    # Not when a client leaves, or is one too many.
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    descriptors = raise_descriptor_limit()
-    waiting_threads = min(WAITING_THREADS, descriptors // 8)
-    # Each thread opens two files, and a third while it waits for WeChat.
-    files = 3 * (threads + waiting_threads) + 16
-    server = create_server(
+    # Each thread opens a connection, for WeChat, or the three files of a database, for a search.
+    files = 3 * threads + 16
+    loop = Loop(threads, clean_up)
+    server = loop.server = create_server(
         app,
         map=wasyncore.socket_map,
         sockets=[listener],
-        _dispatcher=Dispatcher(threads, waiting_threads, waiting_urls),
+        _dispatcher=loop,
         trusted_proxy=trusted_proxy or None,
         trusted_proxy_headers=trusted_proxy and "x-forwarded-for x-forwarded-proto",
-        outbuf_high_watermark=sys.maxsize,  # so that no thread waits for a client,
+        outbuf_high_watermark=sys.maxsize,  # so that nobody waits for a client,
         outbuf_overflow=sys.maxsize,  # and no answer for a file
-        connection_limit=min(CONNECTIONS_AT_MOST, max(10, descriptors - files)),
+        connection_limit=min(CONNECTIONS_AT_MOST, max(10, raise_descriptor_limit() - files)),
         max_request_body_size=REQUEST_AT_MOST,
         max_request_header_size=32 * 1024,
         log_socket_errors=False,  # phones come and go
     )
-    # A shorter answer leaves in one piece. With two, threads and loop would hold up each other.
-    server.adj.send_bytes = 18_000
     server.channel_class = Channel
-    server.maintenance = partial(close_inactive, server)
-    stopping = threading.Event()
-
-    def stop(*_):
-        stopping.set()
-        server.pull_trigger()  # wakes the loop
-
+    server.pull_trigger = loop.wake
+    server.maintenance = loop.note_time  # in the middle of a poll, where nothing may be closed
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-    return server, stopping
+            signal.signal(getattr(signal, name), loop.stop)
+    return loop
 
 
-def serve(server, stopping):
-    """Answer until the event, and then what was received, for at most STOP_WITHIN.
+class Loop:
+    """The one thread that reads the sockets and has the database.
 
-    waitress's own way to stop would drop the requests that wait for a thread.
+    Each time around it answers the requests that are there, commits once, and only then sends.
     """
-    turn = partial(wasyncore.loop, timeout=1, use_poll=True, count=1)
-    while not stopping.is_set():
-        turn()
-        make_room(server)
-    deadline = monotonic() + STOP_WITHIN
-    accept_last(server)
-    while server.active_channels and monotonic() < deadline:
-        for channel in list(server.active_channels.values()):
-            end_of_input(channel)
-        turn()
-    server.task_dispatcher.stop(deadline)
+
+    def __init__(self, threads, clean_up):
+        self.thread = threading.get_ident()
+        self.server = None
+        self.ready = deque()  # channels with a request, and the calls of other threads
+        self.threads = ThreadPoolExecutor(threads)  # for the requests that wait
+        self.clean_up = clean_up
+        self.has_more = False  # to clean up
+        self.inactive_since = None  # close those that were last active before this time
+        self.stopping = threading.Event()
+
+    def stop(self, *_):
+        """Stop, in a signal handler: once every request that was received is answered."""
+        self.stopping.set()
+        self.server.trigger.pull_trigger()
+
+    def run(self):
+        """Answer until stop(), and then what was received, for at most STOP_WITHIN."""
+        database.loop = self
+        while not self.stopping.is_set():
+            self.turn()
+        deadline = monotonic() + STOP_WITHIN
+        accept_last(self.server)
+        while self.server.active_channels and monotonic() < deadline:
+            for channel in list(self.server.active_channels.values()):
+                end_of_input(channel)
+            self.turn()
+        database.loop = None
+        self.threads.shutdown()
+
+    def turn(self):
+        timeout = 0 if self.ready or self.has_more else 1
+        wasyncore.loop(timeout, use_poll=True, count=1)
+        if self.ready:
+            self.answer_ready()
+        else:
+            self.clean_up_some()
+        if self.inactive_since:
+            close_inactive(self.server, self.inactive_since)
+            self.inactive_since = None
+        make_room(self.server)
+
+    def clean_up_some(self):
+        try:
+            self.has_more = self.clean_up()
+        except Exception as problem:
+            log.warning("cannot clean up: %r", problem)
+            self.has_more = False
+
+    def answer_ready(self):
+        answered = []
+        try:
+            with batch():
+                self.service_some(answered)
+        except Exception as error:
+            log.exception("nothing of this batch could be done")
+            for each in answered:
+                each.undo(error)
+        for each in answered:
+            each.release()
+
+    def service_some(self, answered):
+        deadline = monotonic() + BATCH_SECONDS
+        size = 0
+        while self.ready and size < BATCH_AT_MOST and monotonic() < deadline:
+            task = self.ready.popleft()
+            try:
+                task.service()
+            except MustWait:
+                self.threads.submit(task.service_apart)
+            else:
+                answered.append(task)
+                size += task.total_outbufs_len
+
+    def add_task(self, channel):
+        """Called by waitress, in the middle of reading, when a channel has a request."""
+        if not channel.must_wait():
+            self.ready.append(channel)
+
+    def call(self, function):
+        """Called by other threads: what function() returns in the next batch, once committed."""
+        call = Call(function)
+        self.ready.append(call)
+        self.wake()
+        return call.result()
+
+    def wake(self):
+        if threading.get_ident() != self.thread:
+            self.server.trigger.pull_trigger()
+
+    def note_time(self, now):
+        self.inactive_since = now - self.server.adj.channel_timeout
+
+
+class Call(Future):
+    """A function that another thread has called in a batch."""
+
+    total_outbufs_len = 0  # nothing is sent to a client
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.outcome = None
+
+    def service(self):
+        try:
+            self.outcome = partial(self.set_result, self.function())
+        except Exception as error:
+            self.undo(error)
+
+    def undo(self, error):
+        self.outcome = partial(self.set_exception, error)
+
+    def release(self):
+        self.outcome()
 
 
 class Channel(HTTPChannel):
-    """A connection whose next request waits until the answer before it is sent."""
+    """A connection: an answer is held until its batch is on the disk.
 
+    Its next request waits until that answer is sent.
+    """
+
+    is_held = False
     is_waiting = False
+    answered = None  # the request that is being answered
+
+    def service(self):
+        self.is_held = True
+        self.answered = self.requests[0]
+        super().service()
+
+    def service_apart(self):
+        """Answer in another thread, from the beginning; what changes joins the loop's batches."""
+        self.answered.get_body_stream().seek(0)
+        super().service()
+        self.is_held = False
+        self.server.pull_trigger()
+
+    def release(self):
+        self.is_held, self.answered = False, None
+        if self.connected:
+            self.handle_write()
+
+    def undo(self, _):
+        """Put server_error in the place of what was answered, since that was not done."""
+        if not self.connected or self.answered.error:
+            return
+        self.outbufs, self.total_outbufs_len = [OverflowableBuffer(sys.maxsize)], 0
+        task = self.task_class(self, self.answered)
+        task.get_environment()["roomapp.is_undone"] = True
+        task.set_close_on_finish()
+        task.service()
+        self.requests = []
+        self.close_when_flushed = True
+
+    def _flush_some(self, do_close=True):
+        # Whatever leaves comes by here, also a long answer before it is whole.
+        return not self.is_held and super()._flush_some(do_close)
+
+    def writable(self):
+        return not self.is_held and super().writable()
 
     def must_wait(self):
-        with self.outbuf_lock:
-            self.is_waiting = bool(self.total_outbufs_len)
-            return self.is_waiting
+        self.is_waiting = bool(self.total_outbufs_len)
+        return self.is_waiting
 
     def handle_write(self):
         if self.is_waiting:
@@ -149,38 +289,10 @@ class BodyBuffer(OverflowableBuffer):
 Channel.parser_class = RequestParser
 
 
-class Dispatcher(ThreadedTaskDispatcher):
-    """Requests that may wait have threads of their own, so that the others never do."""
-
-    def __init__(self, threads, waiting_threads, waiting_urls):
-        super().__init__()
-        self.set_thread_count(threads)
-        self.waiting = ThreadedTaskDispatcher()
-        self.waiting.set_thread_count(waiting_threads)
-        self.waiting_urls = waiting_urls
-
-    def add_task(self, channel):
-        if channel.must_wait():
-            return
-        path = getattr(channel.requests[0], "path", "")  # what is no HTTP request has none
-        if "/" + unquote(path).strip("/") in self.waiting_urls:
-            self.waiting.add_task(channel)
-        else:
-            super().add_task(channel)
-
-    def stop(self, deadline):
-        # Each has the database open until it is joined; one that ends is soon listed no more.
-        threads = [each for each in threading.enumerate() if each.name.startswith("waitress-")]
-        for dispatcher in (self, self.waiting):
-            dispatcher.shutdown(timeout=deadline - monotonic())
-        for thread in threads:
-            thread.join(max(0, deadline - monotonic()))
-
-
-def close_inactive(server, now):
-    """Close who has neither sent nor read for a while; waitress would wait until they read."""
+def close_inactive(server, since):
+    """Close who has neither sent nor read since then; waitress would wait until they read."""
     for channel in idle_channels(server):
-        if channel.last_activity < now - server.adj.channel_timeout:
+        if channel.last_activity < since:
             channel.handle_close()
 
 
@@ -195,7 +307,7 @@ def make_room(server):
 
 
 def idle_channels(server):
-    """Those for which no thread works."""
+    """Those without a request that is being answered."""
     channels = list(server.active_channels.values())
     return [channel for channel in channels if channel.is_waiting or not channel.requests]
 

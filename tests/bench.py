@@ -31,7 +31,6 @@ import models
 import roomapp
 from models import fold, indexed_text
 from service.database import close_database
-from service.options import setting
 from service.schema import open_database
 
 # What is in every room's description, and in one room's.
@@ -303,15 +302,11 @@ def over_http(times):
     python = sys.executable
     waitress = [python, "-m", "waitress", "--listen=127.0.0.1:{port}"]
     ours = [python, "roomapp.py", "--port={port}"]
-    threads = setting("threads")
     one_core = {
-        "floor, on one core": [*waitress, f"--threads={threads}", "floor:app"],
+        "floor, on one core": [*waitress, "--threads=1", "floor:app"],
         "roomapp, on one core": ours,
     }
-    servers = {
-        "roomapp": ours,
-        **{f"roomapp, {n} threads": [*ours, f"--threads={n}"] for n in (1, 2, 8)},
-    }
+    servers = {"roomapp": ours}
     if find_spec("granian"):
         granian = [python, "-m", "granian", "--interface=wsgi", "--port={port}", "roomapp:app"]
         servers["granian"] = [*granian, "--blocking-threads=1"]

@@ -12,7 +12,7 @@ import roomapp
 from models import Message
 from processes import ONE_SHOT, command, environment, servers
 from service import options, wechat
-from service.database import close_database, write_lock
+from service.database import change, close_database
 from service.schema import open_database
 from wechat_server import APPID, SECRET, stand_in
 
@@ -92,7 +92,7 @@ def room(open_room, post):
 @pytest.fixture
 def message(room):
     """What ming said in the room; the first there ever was, so its message_id is 1."""
-    with write_lock():
+    with change():
         Message.insert_message(room, 1, "ming", "有人吗", 1)
     return 1
 
@@ -143,7 +143,7 @@ def configure(monkeypatch):
         options.setting.cache_clear()
 
     for limit in (roomapp.logins, *roomapp.LIMITS.values()):
-        monkeypatch.setattr(limit, "used_until", {})
+        monkeypatch.setattr(limit, "used_until", type(limit.used_until)())
     wechat.account.cache_clear()
     yield configure
     options.setting.cache_clear()

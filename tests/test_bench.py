@@ -60,5 +60,5 @@ def test_it_measures_and_compares_with_an_earlier_run(tmp_path, options):
     done = subprocess.run([*script, *again], check=True, **ONE_SHOT | {"timeout": 120})
     head, *rows = done.stdout.splitlines()
     assert len(head.split()) > 1
-    assert len(rows) > 5
+    assert len(rows) >= 5
     assert all(" x" in row for row in rows)

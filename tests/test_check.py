@@ -104,7 +104,7 @@ def clock(ming, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(limits, "monotonic", lambda: clock[0])
     for limit in (roomapp.logins, *roomapp.LIMITS.values()):
-        monkeypatch.setattr(limit, "used_until", {})
+        monkeypatch.setattr(limit, "used_until", type(limit.used_until)())
     return clock
 
 
@@ -770,7 +770,7 @@ def test_the_stand_in_sees_escapes():
     assert "escapes" in fault
 
 
-def test_the_stand_in_sees_who_holds_the_write_lock(other_program, tmp_path):
+def test_the_stand_in_sees_who_holds_the_change(other_program, tmp_path):
     other_program.execute("BEGIN IMMEDIATE")
     settings = {"database": tmp_path / "roomapp.db"}
     [fault] = ask_stand_in(f"{CHECK}?access_token=ACCESS_0", GOOD, **settings)

@@ -41,7 +41,7 @@ def at_once(server, live):
 
 
 def test_the_last_places_of_a_room_are_given_once(start):
-    server = start("--threads", CLIENTS, "--quiet")
+    server = start("--quiet")
     room_id = server.open_room()
     for number in range(490):
         server.post("/usr/join", room_id=room_id, openid=f"guest{number}")
@@ -60,7 +60,7 @@ def test_the_last_places_of_a_room_are_given_once(start):
 
 
 def test_600_people_at_once_fill_a_small_room_and_no_more(start):
-    server = start("--threads", CLIENTS, "--quiet")
+    server = start("--quiet")
     fields = {"name": "十二人局", "section": "桌游", "description": "", "room_owner_id": "ming"}
     room_id = server.post("/room/add", **fields, capacity=12)["room_id"]
 
@@ -77,7 +77,7 @@ def test_600_people_at_once_fill_a_small_room_and_no_more(start):
 
 
 def test_20_equal_requests_at_once_are_done_once(start):
-    server = start("--threads", CLIENTS, "--quiet")
+    server = start("--quiet")
     room_id = server.open_room()
     room = {"name": "一", "section": "桌游", "description": "", "room_owner_id": "ming"}
     message = {"room_id": room_id, "openid": "ming", "message": "嗨"}
@@ -99,7 +99,7 @@ def test_20_equal_requests_at_once_are_done_once(start):
 
 
 def test_everything_at_once_leaves_everything_in_order(start):
-    server = start("--threads", CLIENTS, "--quiet")
+    server = start("--quiet")
     rooms = [server.open_room() for _ in range(4)]
 
     def live(number, post):
@@ -142,7 +142,7 @@ def test_everything_at_once_leaves_everything_in_order(start):
 
 
 def test_the_time_moves_exactly_with_the_changes(start):
-    server = start("--threads", CLIENTS, "--quiet")
+    server = start("--quiet")
     room_id = server.open_room()
 
     def send(number, post):

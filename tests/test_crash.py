@@ -283,7 +283,7 @@ def test_what_was_answered_survives_a_power_cut(tmp_path):
     traced = "trace=pwrite64,fdatasync,fsync,ftruncate,unlink,sendto"
     strace = ["strace", "-f", "-y", "-xx", "-s", "100000", "-e", traced, "-o", trace]
     process = subprocess.Popen(
-        [*strace, *command("--port=0", f"--database={file}", "--threads=1", "--quiet")],
+        [*strace, *command("--port=0", f"--database={file}", "--quiet")],
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,

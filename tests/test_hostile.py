@@ -129,7 +129,7 @@ def test_whatever_bytes_are_sent_are_answered_in_form(client, room, dump, body):
 @pytest.fixture(scope="module")
 def one_server(tmp_path_factory):
     with servers(tmp_path_factory.mktemp("hostile")) as start:
-        yield start("--threads", 4)
+        yield start()
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_slow_senders_hold_up_nobody(server):
 
 def test_who_takes_no_answers_does_not_keep_the_threads(start):
     """More of them than threads ask for megabytes at once and read nothing."""
-    server = start("--threads", 2, "--quiet")
+    server = start("--quiet")
     room_id = server.open_room()
     with closing(server.connect()) as connection:
         for _ in range(130):
@@ -315,7 +315,7 @@ def test_a_body_with_a_length_and_chunks_is_the_last_on_its_connection(send):
 
 def test_a_search_that_takes_long_ends_and_holds_up_nobody(start, tmp_path):
     """Made-up texts in which LIKE finds much that is nearly right."""
-    server = start("--threads", 2, "--quiet")
+    server = start("--quiet")
     room_id = server.open_room()
     text = models.indexed_text("x", "x", "a" * 990 + " ab")
     with closing(sqlite3.connect(tmp_path / "roomapp.db")) as connection, connection:

@@ -19,7 +19,7 @@ import roomapp
 from document import BODIES
 from processes import ONE_SHOT, PROJECT, read_answer, signals, start_error
 from service import limits, wechat
-from service.database import Refused, write_lock
+from service.database import Refused, change
 from wechat_server import APPID, SECRET, SESSION_KEY, reply, stand_in
 
 
@@ -33,7 +33,7 @@ def campus(login, send):
     send("/usr/join", people["hong"], room_id=1, openid="hong")
     own = {"name": "li", "section": "li", "description": "", "room_owner_id": "li"}
     send("/room/add", people["li"], **own)
-    with write_lock():
+    with change():
         models.Message.insert_message(1, 1, "ming", "有人吗", 1)
     return people
 
@@ -479,7 +479,7 @@ def test_nothing_secret_is_in_the_files_or_the_log(start, variables, wechat_serv
 
 
 def test_logins_that_wait_for_wechat_hold_up_nobody(start, variables, wechat_server):
-    server = start("--threads", 1, **variables)
+    server = start(**variables)
     wechat_server.may_answer.clear()
     logins = wechat.WAITING_AT_MOST
     with ThreadPoolExecutor(logins) as phones:

@@ -27,7 +27,7 @@ from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, FIELDS, app, document
 from service import database as file
 from service import options
-from service.database import close_database, database, write_lock
+from service.database import change, close_database, database
 from service.schema import open_database
 from wechat_server import stand_in
 
@@ -120,7 +120,7 @@ def verified_mode(monkeypatch):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("ROOMAPP_CHECK_TEXT", "0")
         for limit in (roomapp.logins, *roomapp.LIMITS.values()):
-            monkeypatch.setattr(limit, "used_until", {})
+            monkeypatch.setattr(limit, "used_until", type(limit.used_until)())
         options.setting.cache_clear()
         yield wechat
 
@@ -431,7 +431,7 @@ def test_every_documented_error_of_a_login_is_had(
     assert_errors("not_found")
     wechat = request.getfixturevalue("verified_mode")
     assert_errors("too_large", "invalid_json", "invalid_field", "login_failed")
-    with write_lock():
+    with change():
         Ban.create(openid="ming")
     assert_errors("banned")
     Ban.delete().execute()
@@ -450,7 +450,7 @@ def test_every_documented_error_of_a_login_is_had(
 
 def test_a_ban_is_had_where_it_is_documented(somebody, verified_mode, token, assert_error):
     li = token("li")
-    with write_lock():
+    with change():
         Ban.create(openid="li")
     changing = {url for url, *_ in everywhere("banned")}
     reading = {"/usr/info", "/room/section", "/room/get_message", "/search"}

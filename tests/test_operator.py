@@ -11,7 +11,7 @@ import pytest
 
 from models import Report, now
 from processes import make_database, start_error
-from service.database import write_lock
+from service.database import change
 
 WIDE = {"COLUMNS": "140"}
 
@@ -47,7 +47,7 @@ def store(**fields):
         "time": now(),
         "is_open": True,
     }
-    with write_lock():
+    with change():
         Report.create(**report | fields)
 
 
@@ -490,7 +490,7 @@ def test_after_forget_beside_a_server_the_openid_is_in_no_file(start, operate, f
     openid = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"
     server = start("--quiet")
     rooms = [server.open_room() for _ in range(5)]
-    for number in range(100):
+    for number in range(20):
         room_id = rooms[number % 5]
         for sender in (openid, f"{openid[:-4]}{number % 7}"):
             server.post("/usr/join", room_id=room_id, openid=sender)
@@ -529,9 +529,9 @@ def test_forget_waits_for_a_reader_in_the_way_and_finishes_what_was_interrupted(
 def busy_server(request, start):
     """A server, and the headers with which ming asks it."""
     if request.param == "open":
-        return start("--quiet", "--threads", 8), {}
+        return start("--quiet"), {}
     variables = request.getfixturevalue("variables")
-    server = start("--quiet", "--threads", 8, ROOMAPP_CHECK_TEXT="0", **variables)
+    server = start("--quiet", ROOMAPP_CHECK_TEXT="0", **variables)
     token = server.post("/usr/login", code="code-ming")["token"]
     return server, {"Authorization": f"Bearer {token}"}
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from models import Room, fold
-from service.database import write_lock
+from service.database import change
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_search_finds_what_reading_every_room_finds_in_the_same_order(
     def text(at_most):
         return "".join(luck.choices(alphabet, k=luck.randint(1, at_most)))
 
-    with write_lock():
+    with change():
         for _ in range(rooms):
             Room.open(text(8).strip() or "a", text(3).strip() or "b", text(20), "ming")
     for room_id in luck.sample(range(1, rooms + 1), rooms // 10):

@@ -29,7 +29,7 @@ from processes import (
     signals,
     start_error,
 )
-from service import options, serving
+from service import options, serving, wechat
 
 
 def test_it_says_in_one_line_where_it_is_and_where_the_data_is(start, tmp_path):
@@ -45,7 +45,7 @@ def test_options_come_from_flags_before_the_environment(start, tmp_path):
     variables = {
         "ROOMAPP_DATABASE": str(tmp_path / "environment.db"),
         "ROOMAPP_PORT": "0",
-        "ROOMAPP_THREADS": "1",
+        "ROOMAPP_THREADS": "many",  # of an earlier version, and ignored
         "ROOMAPP_HOST": "",  # counts as not set
     }
     server = start(arguments=command(), **variables)
@@ -71,9 +71,6 @@ def test_help_and_version():
         ("port", "65536"),
         ("port", "-1"),
         ("port", "9" * 5000),
-        ("threads", "0"),
-        ("threads", "many"),
-        ("threads", "1000"),
         ("host", "not a host"),
         ("host", "x" * 300),
     ],
@@ -218,16 +215,17 @@ def test_the_host_is_the_only_address(start):
 
 
 @linux
-def test_the_threads_are_as_many_as_asked(start):
-    server = start("--threads", 3)
-    threads = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
-    assert threads == 1 + 3 + serving.WAITING_THREADS
+def test_who_does_not_wait_needs_no_other_thread(start):
+    server = start()
+    room_id = server.open_room()
+    assert server.post("/search", key="一")["rooms"][0]["room_id"] == room_id
+    assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) == 1
 
 
 @signals
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_it_answers_what_was_received_whole_before_it_stops(start, other_program, name):
-    server = start("--threads", 2)
+def test_it_answers_what_was_received_whole_before_it_stops(start, name):
+    server = start()
     room_id = server.open_room()
     with ExitStack() as stack:
         idle = stack.enter_context(closing(server.connect()))
@@ -236,20 +234,16 @@ def test_it_answers_what_was_received_whole_before_it_stops(start, other_program
         half.putrequest("POST", "/usr/join")
         half.putheader("Content-Length", "100")
         half.endheaders(b'{"room_id"')
-        # Some of the requests wait for the lock in threads, the others for a thread.
-        count = serving.WAITING_THREADS + 8
-        other_program.execute("BEGIN IMMEDIATE")
+        server.process.send_signal(signal.SIGSTOP)  # so that it reads none of what comes now
+        count = 90
         waiting = [
             stack.enter_context(closing(server.send("/usr/join", room_id=room_id, openid=f"g{n}")))
             for n in range(count)
         ]
         server.process.send_signal(getattr(signal, name))
+        server.process.send_signal(signal.SIGCONT)
         assert idle.sock.recv(1) == b"", "who has asked nothing is let go at once"
         assert half.sock.recv(1) == b""
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port))
-        assert server.process.poll() is None
-        other_program.execute("ROLLBACK")
         assert [read_answer(each) for each in waiting] == [(200, {"response_code": 1})] * count
     assert server.process.wait(40) == 0
     server = start()
@@ -257,20 +251,41 @@ def test_it_answers_what_was_received_whole_before_it_stops(start, other_program
 
 
 @signals
-def test_a_request_that_came_behind_another_is_answered_before_it_stops(start, other_program):
+def test_it_answers_who_waits_in_threads_before_it_stops(start, variables, wechat_server):
+    server = start(**variables)
+    wechat_server.may_answer.clear()
+    count = wechat.WAITING_AT_MOST
+    with ExitStack() as stack:
+        waiting = [
+            stack.enter_context(closing(server.send("/usr/login", code=f"code-p{number}")))
+            for number in range(count)
+        ]
+        with wechat_server.changed:
+            assert wechat_server.changed.wait_for(lambda: len(wechat_server.queries) == count, 10)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError):
+            while True:  # until it has noticed
+                socket.create_connection(("127.0.0.1", server.port)).close()
+        assert server.process.poll() is None
+        wechat_server.may_answer.set()
+        assert [read_answer(each)[1]["openid"] for each in waiting] == [
+            f"p{number}" for number in range(count)
+        ]
+    assert server.process.wait(40) == 0
+
+
+@signals
+def test_a_request_that_came_behind_another_is_answered_before_it_stops(start):
     server = start()
     server.open_room()
-    other_program.execute("BEGIN IMMEDIATE")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        server.process.send_signal(signal.SIGSTOP)
         for openid in ("hong", "gang"):
             body = f'{{"room_id": 1, "openid": "{openid}"}}'
             head = f"POST /usr/join HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(f"{head}{body}".encode())
         server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(ConnectionError):
-            while True:  # until it has noticed
-                socket.create_connection(("127.0.0.1", server.port)).close()
-        other_program.execute("ROLLBACK")
+        server.process.send_signal(signal.SIGCONT)
         answers = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answers.count(b'{"response_code":1}') == 2
     assert server.process.wait(40) == 0
@@ -291,18 +306,23 @@ def test_a_start_while_another_program_writes_is_one_line(tmp_path):
     assert done.stderr == "roomapp: another program is writing the database; try again\n"
 
 
-@pytest.mark.slow
 @signals
-def test_it_does_not_wait_for_ever_before_it_stops(start, other_program, tmp_path):
+def test_it_does_not_wait_for_ever_before_it_stops(start, tmp_path):
     assert serving.STOP_WITHIN == 30
     hasty = "import roomapp; from service import serving; serving.STOP_WITHIN = 0.5; roomapp.main()"
     database = ["--database", str(tmp_path / "roomapp.db")]
     server = start(arguments=[sys.executable, "-c", hasty, "--port=0", *database])
-    other_program.execute("BEGIN IMMEDIATE")
-    with closing(server.send("/usr/complete", openid="ming", sex=1, preference=[])) as waiting:
+    room_id = server.open_room()
+    for _ in range(130):
+        server.post("/room/send_message", room_id=room_id, openid="ming", message="🎮" * 2000)
+    with closing(server.connect()) as deaf:  # which takes in less than it asks for
+        asked = json.dumps({"room_id": room_id, "limit": 500})
+        head = f"POST /room/get_message HTTP/1.1\r\nHost: x\r\nContent-Length: {len(asked)}\r\n\r\n"
+        deaf.connect()
+        deaf.sock.sendall(f"{head}{asked}".encode() * 12)
         assert server.stop() == 0
-        with pytest.raises(ConnectionError):
-            waiting.getresponse()
+        answers = b"".join(iter(lambda: deaf.sock.recv(65536), b""))
+    assert answers.count(b'"has_more":true') < 12
 
 
 @signals
@@ -330,37 +350,6 @@ def test_a_clean_stop_says_nothing_leaves_a_single_file_and_exits_with_0(start, 
     assert server.stop() == 0
     assert server.log.read_text() == ""
     assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
-
-
-@pytest.mark.slow
-@signals
-def test_the_log_goes_however_the_connections_of_many_threads_are_closed(start, tmp_path):
-    for _ in range(15):
-        server = start("--quiet")
-        room_id = server.open_room()
-        joins = [server.send("/usr/join", room_id=room_id, openid=f"g{n}") for n in range(12)]
-        for connection in joins:
-            assert read_answer(connection) == (200, {"response_code": 1})
-            connection.close()
-        assert server.stop() == 0
-        assert [each.name for each in tmp_path.glob("roomapp.db*")] == ["roomapp.db"]
-
-
-@signals
-def test_no_thread_has_the_file_open_once_it_has_stopped(start, tmp_path):
-    # Two that close it at the same instant leave the log: each takes the other for a user of it.
-    late = """if True:
-        import threading, time, roomapp
-        from waitress.task import ThreadedTaskDispatcher as Dispatcher
-        ends = Dispatcher.handler_thread
-        Dispatcher.handler_thread = lambda *thread: (ends(*thread), time.sleep(0.2))
-        roomapp.main()
-        print(threading.active_count())"""
-    database = ["--database", str(tmp_path / "roomapp.db")]
-    server = start(arguments=[sys.executable, "-c", late, "--port=0", *database])
-    server.open_room()
-    assert server.stop() == 0
-    assert server.process.stdout.read() == b"1\n"
 
 
 def test_requests_are_logged_without_what_is_private(start):

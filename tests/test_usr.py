@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 
 from models import Member
-from service.database import write_lock
+from service.database import change
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_page_of_rooms_ends_at_about_a_megabyte_and_paging_shows_all(
     post, open_room, database_file
 ):
     rooms = [open_room("明" * 64) for _ in range(30)]
-    with write_lock():
+    with change():
         for room_id in rooms:
             guests = [
                 {"room": room_id, "joined": 10**15 + n, "openid": f"{'长' * 61}{n:03}"}

@@ -47,7 +47,7 @@ class WeChat:
             ("POST", CHECK): self.check,
         }
         try:
-            self.check_write_lock()
+            self.check_change()
             with self.changed:
                 self.queries.append((url.path, query))
                 self.changed.notify_all()
@@ -56,7 +56,7 @@ class WeChat:
             self.faults.append(repr(fault))
             return {"errcode": 47001, "errmsg": "data format error"}
 
-    def check_write_lock(self):
+    def check_change(self):
         """Take the write lock of the service's database, which whoever asks must not hold."""
         if self.database and self.database.exists():
             connect = sqlite3.connect(self.database, timeout=2, isolation_level=None)
