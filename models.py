@@ -4,7 +4,6 @@ import json
 import secrets
 import time
 import unicodedata
-from functools import partial
 from hashlib import sha256
 
 from peewee import (
@@ -206,13 +205,12 @@ class User(Table):
         without_rowid = True  # a page looks up many nicknames
 
     @classmethod
-    def complete(cls, openid, sex, preference, nickname=None, doubtful=""):
+    def complete(cls, openid, sex, preference, nickname=None):
         """Create the profile or replace it; the same again changes nothing.
 
         Without a nickname the one there was stays.
         """
         if cls.replace_profile(openid, json.dumps(sex), json.dumps(preference), nickname):
-            Report.add_doubtful(doubtful, openid)
             Clock.tick()
 
     @classmethod
@@ -277,28 +275,28 @@ class Room(Table):
         ]
     )
 
-    @prepared_page
+    @prepared_page("rooms")
     def owned_by(openid, limit, before):
         owned = newest_rooms(before).where(Room.room_owner_id == openid)
         return rooms_page(owned, limit, last_message_id=last_message_id)
 
-    @prepared_page
+    @prepared_page("rooms")
     def joined_by(openid, limit, before):
-        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
+        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < or_end(before))
         joined = Room.select().join(Member).where(guest).order_by(Member.room.desc())
         return rooms_page(joined, limit, last_message_id=last_message_id)
 
-    @prepared_page
+    @prepared_page("rooms")
     def in_section(folded_section, limit, before):
         return rooms_page(newest_rooms(before).where(Room.folded_section == folded_section), limit)
 
-    @prepared_page
+    @prepared_page("rooms")
     def with_id(room_id, limit):
         """The one room, with the nicknames of all its members."""
         members = Member.select(Member.openid).where(Member.room == room_id)
         return rooms_page(Room.select().where(Room.room_id == room_id), limit, members)
 
-    @prepared_page
+    @prepared_page("rooms")
     def in_order(room_ids, limit):
         """The rooms of a JSON array of room_ids."""
         given = fn.json_each(room_ids).alias("given")
@@ -308,7 +306,7 @@ class Room(Table):
     @prepared
     def named(folded_name, limit):
         """The room_ids alone, newest first."""
-        rooms = newest_rooms(ID_AT_MOST).where(Room.folded_name == folded_name)
+        rooms = newest_rooms().where(Room.folded_name == folded_name)
         return rooms.select(Room.room_id).limit(limit)
 
     @classmethod
@@ -328,21 +326,12 @@ class Room(Table):
         return columns.where(cls.room_id == room_id).dicts().get_or_none() or {}
 
     @classmethod
-    def open(
-        cls,
-        name,
-        section,
-        description,
-        room_owner_id,
-        capacity=MEMBERS_AT_MOST,
-        doubtful="",
-    ):
+    def open(cls, name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
         ((room_id,),) = cls.insert_room(
             name, section, description, room_owner_id, fold(name), fold(section), capacity
         )
         RoomIndex.add(room_id, name, section, description)
         Member.insert_member(room_id, Clock.tick(), room_owner_id, True)
-        Report.add_doubtful(doubtful, room_owner_id, room_id)
         return cls(room_id=room_id, room_owner_id=room_owner_id, capacity=capacity)
 
     def admit(self, openid):
@@ -376,10 +365,14 @@ class Room(Table):
         RoomIndex.remove(self.room_id)
         Clock.tick()
 
-    def edit(self, openid, doubtful="", **changes):
-        """Change these fields of the room for openid, its owner; the same again changes nothing."""
+    def edit(self, openid, **changes):
+        """Change these fields of the room for openid, its owner, but for those that are None.
+
+        The same again changes nothing.
+        """
         if openid != self.room_owner_id:
             raise Refused("not_owner")
+        changes = {name: value for name, value in changes.items() if value is not None}
         if "capacity" in changes and changes["capacity"] < Member.count(self.room_id):
             raise Refused("capacity_too_small")
         room = Room.get_by_id(self.room_id)
@@ -392,17 +385,15 @@ class Room(Table):
         if changes.keys() != {"capacity"}:
             RoomIndex.remove(room.room_id)
             RoomIndex.add(room.room_id, room.name, room.section, room.description)
-        Report.add_doubtful(doubtful, openid, room.room_id)
         Clock.tick()
 
-    def post(self, openid, message, doubtful=""):
+    def post(self, openid, message):
         """Leave a message of openid, a member; returns its message_id and its time."""
         if not self.has_member(openid):
             raise Refused("not_member")
         sent = now()
         message_id = Clock.tick_at(sent)
         ((time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
-        Report.add_doubtful(doubtful, openid, self.room_id, message_id)
         return message_id, time
 
     def delete_message(self, message_id, openid):
@@ -417,8 +408,8 @@ class Room(Table):
             database.must_empty_log = True
             Clock.tick()
 
-    def report(self, openid, reason, message_id=None):
-        """Keep for the operator what openid reports: a message or, without one, the room."""
+    def report(self, openid, reason, message_id):
+        """Keep for the operator what openid reports: a message or, if that is None, the room."""
         if message_id is None:
             about, text = self.room_owner_id, "\n".join(Room.texts(self.room_id).values())
         else:
@@ -572,10 +563,10 @@ class Message(Table):
     def in_room(cls, room_id, limit, before, after, caller):
         """The newest page before `before` or, where there is an `after`, the oldest after it."""
         if after is None:
-            page = cls.select_older(room_id, limit, before)
+            page = cls.select_older(room_id, limit, before or ID_AT_MOST)
         else:
             page = cls.select_newer(room_id, limit, after)
-        if not page:
+        if page is None:
             raise Refused("room_not_found")
         if not caller.may_read(room_id):
             raise Refused("not_member")
@@ -595,12 +586,12 @@ class Message(Table):
             Clock.tick()
         return gone
 
-    @partial(prepared_page, newest_last=True)
+    @prepared_page("messages", newest_last=True)
     def select_older(room_id, limit, before):
         older = Message.select().where(Message.room == room_id, Message.message_id < before)
         return messages_page(room_id, older.order_by(Message.message_id.desc()), limit)
 
-    @prepared_page
+    @prepared_page("messages")
     def select_newer(room_id, limit, after):
         newer = Message.select().where(Message.room == room_id, Message.message_id > after)
         return messages_page(room_id, newer.order_by(Message.message_id), limit)
@@ -651,14 +642,6 @@ class Memory(Table):
         without_rowid = True
 
     @classmethod
-    def once(cls, act, *key):
-        """What act() returns, as JSON has it; for the same key again what it returned before."""
-        value = cls.find(*key)
-        if value is None:
-            value = cls.keep(act(), *key)
-        return value
-
-    @classmethod
     def find(cls, *key):
         """The value of a key, or None."""
         for (value,) in cls.select_value(key_digest(key), now() - DAY, now() + DAY):
@@ -669,7 +652,6 @@ class Memory(Table):
     def keep(cls, value, *key):
         cls.delete_old(now() - DAY, now() + DAY)
         cls.insert_value(key_digest(key), json.dumps(value), now())
-        return value
 
     @prepared
     def select_value(digest, earliest, latest):
@@ -717,8 +699,9 @@ class Report(Table):
 
     @classmethod
     def add_doubtful(cls, text, openid, room_id=0, message_id=0):
-        """Report a text that WeChat leaves to the operator; an empty one is none."""
-        if text:
+        """Report a text that WeChat leaves to the operator, once while that report is open."""
+        same = {"openid": openid, "room_id": room_id, "message_id": message_id, "text": text}
+        if not cls.select().filter(reporter="", is_open=True, **same).exists():
             cls.add("", openid, room_id, message_id, text, "微信建议人工审核")
 
     @classmethod
@@ -918,8 +901,13 @@ def separate(folded, separator):
 # Pages
 
 
-def newest_rooms(before):
-    return Room.select().where(Room.room_id < before).order_by(Room.room_id.desc())
+def newest_rooms(before=None):
+    return Room.select().where(Room.room_id < or_end(before)).order_by(Room.room_id.desc())
+
+
+def or_end(before):
+    """The expression of an id, or of one beyond all where there is none."""
+    return fn.coalesce(before, ID_AT_MOST)
 
 
 SHOWN_OF_ROOMS = (

@@ -10,6 +10,7 @@ from functools import cache
 from inspect import signature
 from pathlib import Path
 from time import monotonic, sleep, time
+from typing import NamedTuple
 from weakref import WeakSet
 
 from peewee import SQL, DatabaseError, OperationalError, SqliteDatabase, ValueLiterals
@@ -142,6 +143,16 @@ def close_database():
 
 
 # Writing
+
+
+def apply(function):
+    """Call function as one change."""
+    with write_lock():
+        return function()
+
+
+def leave_loop():
+    """Here a request may wait."""
 
 
 @contextmanager
@@ -281,20 +292,30 @@ def prepared(build):
     return staticmethod(run)
 
 
-def prepared_page(build, newest_last=False):
-    """Prepare a finder of many: it returns one row.
+class Page(NamedTuple):
+    """Some rows as JSON, as SQLite encoded them: a list and, beside it, the nicknames."""
 
-    That is the page as JSON, whether there are more, and the nicknames as JSON.
-    """
-    find = prepared(build)
+    name: str  # of the list
+    array: str
+    nicknames: str
+    has_more: bool
 
-    def find_page(*values):
-        return [
-            (*shorten(array, has_more, newest_last), names)
-            for array, has_more, names in find(*values)
-        ]
 
-    return staticmethod(find_page)
+def prepared_page(name, newest_last=False):
+    """Prepare a finder of many: it returns a page, or None where its query has no row."""
+
+    def prepare(build):
+        find = prepared(build)
+
+        def find_page(*values):
+            for array, has_more, nicknames in find(*values):
+                array, has_more = shorten(array, has_more, newest_last)
+                return Page(name, array, nicknames, bool(has_more))
+            return None
+
+        return staticmethod(find_page)
+
+    return prepare
 
 
 def shorten(array, has_more, newest_last):

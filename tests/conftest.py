@@ -9,6 +9,7 @@ import pytest
 from webtest import TestApp
 
 import roomapp
+from document import RATES
 from models import Message
 from processes import ONE_SHOT, command, environment, servers
 from service import options, wechat
@@ -142,7 +143,7 @@ def configure(monkeypatch):
             monkeypatch.setenv(name, value)
         options.setting.cache_clear()
 
-    for limit in (roomapp.logins, *roomapp.LIMITS.values()):
+    for limit in RATES:
         monkeypatch.setattr(limit, "used_until", {})
     wechat.account.cache_clear()
     yield configure

@@ -23,7 +23,7 @@ from models import (
     Token,
     User,
 )
-from roomapp import app
+from roomapp import ROOMS, app
 from service.database import (
     close_database,
     database,
@@ -561,11 +561,11 @@ def test_what_was_asked_before_somebody_left_or_was_banned_stores_nothing_after_
     ming, *_ = evening
     rows = []
 
-    def end_first(endpoint):
-        end("ming")
+    def end_first(person):
+        end(person)
         rows.extend(dump())
 
-    monkeypatch.setattr("roomapp.limit", end_first)
+    monkeypatch.setattr(ROOMS, "count", end_first)
     answer = ming("/room/add", **BODIES["/room/add"] | {"room_owner_id": "ming"})
     assert_refused(answer, status, error)
     assert dump() == rows

@@ -189,8 +189,8 @@ def test_logins_from_one_address_have_a_limit(client, verified_mode, wechat_serv
         code = {"code": "unknown"}
         return client.post_json("/usr/login", code, extra_environ=environ, expect_errors=True)
 
-    for _ in range(roomapp.logins.at_once - 1):
-        roomapp.logins.count("192.0.2.1")
+    for _ in range(roomapp.LOGINS.at_once - 1):
+        roomapp.LOGINS.count("192.0.2.1")
     assert_refused(login("192.0.2.1"), 401, "login_failed")
     while (answer := login("192.0.2.1")).status_int == 401:
         pass  # one more for every half a second that this took
@@ -333,15 +333,18 @@ def test_nobody_acts_as_somebody_else(campus, send, dump, assert_refused, url):
     assert send(url, campus["ming"], **body).json["response_code"] == 1
 
 
-def test_fields_and_rooms_are_looked_at_before_who_acts(campus, send, assert_refused):
+def test_who_acts_is_looked_at_after_the_fields_and_before_the_room(campus, send, assert_refused):
     li = campus["li"]
-    assert_refused(send("/usr/join", li, room_id=9, openid="ming"), 404, "room_not_found")
     assert_refused(send("/usr/join", li, room_id=1, openid="Li"), 403, "identity_mismatch")
-    assert_refused(send("/room/delete", li, room_id=9, openid="ming"), 404, "room_not_found")
-    answer = send("/room/send_message", li, room_id=9, openid="ming", message="嗨")
-    assert_refused(answer, 404, "room_not_found")
-    answer = send("/room/send_message", li, room_id=1, openid="ming", message="")
-    assert_refused(answer, 400, "invalid_field", field="message")
+    for room_id in (1, 9):
+        fields = {"room_id": room_id, "openid": "ming"}
+        for url in ("/usr/join", "/room/delete"):
+            assert_refused(send(url, li, **fields), 403, "identity_mismatch")
+        answer = send("/room/send_message", li, **fields, message="嗨")
+        assert_refused(answer, 403, "identity_mismatch")
+        answer = send("/room/send_message", li, **fields, message="")
+        assert_refused(answer, 400, "invalid_field", field="message")
+    assert_refused(send("/room/delete", li, room_id=9, openid="li"), 404, "room_not_found")
 
 
 def test_a_profile_is_shown_to_oneself_and_to_those_in_a_common_room(campus, send, assert_refused):
@@ -544,7 +547,7 @@ def test_a_wechat_that_never_ends_its_answer_does_not_keep_the_server_from_stopp
 def test_only_a_proxy_that_was_named_says_whose_address_it_is(
     start, variables, tmp_path, trusted, believed
 ):
-    strict = "import roomapp; roomapp.logins.at_once = 2; roomapp.logins.per_second = 0.001"
+    strict = "import roomapp; roomapp.LOGINS.at_once = 2; roomapp.LOGINS.per_second = 0.001"
     run = [sys.executable, "-c", f"{strict}; roomapp.main()", "--port=0"]
     arguments = [*run, f"--database={tmp_path / 'roomapp.db'}"]
     server = start(arguments=arguments, ROOMAPP_TRUSTED_PROXY=trusted, **variables)
