@@ -1,8 +1,11 @@
 """Sent twice: with a request_id what is sent again is not done again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import models
+from document import BODIES, CHANGING
 from service.database import close_database
 from service.schema import open_database
 
@@ -43,6 +46,48 @@ def test_a_room_opened_twice_is_there_once(post):
     answers = [post("/room/add", **room, request_id="a").json for _ in range(2)]
     assert answers == [{"response_code": 1, "room_id": 1}] * 2
     assert len(post("/room/section", section="二").json["rooms"]) == 1
+
+
+@pytest.mark.parametrize("url", CHANGING)
+def test_whatever_changes_something_is_done_once(post, room, message, dump, url):
+    """Also when what it was done to is another by then, or gone."""
+    fields = {**BODIES[url], "request_id": "a"}
+    first = post(url, **fields).json
+    assert first["response_code"] == 1
+    post("/usr/complete", openid="gang", sex=2, preference=[])
+    post("/room/delete", room_id=room, openid="ming")
+    before = dump()
+    assert post(url, **fields).json == first
+    assert dump() == before
+
+
+def test_an_edited_message_is_another_request(send, texts):
+    assert send("a") != send("a", message="你好")
+    assert send("a", message="你好")["response_code"] == 1
+    assert texts() == ["嗨", "你好"]
+
+
+def test_fields_that_stand_for_the_same_are_the_same(send, texts, room):
+    assert send("a") == send("a", room_id=f"0{room}")
+    assert texts() == ["嗨"]
+
+
+def test_those_that_arrive_at_once_are_done_once(post, room):
+    fields = {"room_id": room, "openid": "hong", "request_id": "a"}
+    with ThreadPoolExecutor(8) as phones:
+        answers = list(phones.map(lambda _: post("/room/kick", **fields).json, range(8)))
+    assert answers == [{"response_code": 1}] * 8
+    assert post("/room/kick", **fields | {"request_id": "b"}).json["error"] == "member_not_found"
+
+
+def test_where_callers_are_known_it_is_theirs_whomever_they_take_out(log_in):
+    ming, hong = log_in("ming"), log_in("hong")
+    room_id = ming("/room/add", **BODIES["/room/add"] | {"room_owner_id": "ming"}).json["room_id"]
+    hong("/usr/join", room_id=room_id, openid="hong")
+    fields = {"room_id": room_id, "openid": "hong", "request_id": "a"}
+    for _ in range(2):
+        assert ming("/room/kick", **fields).json == {"response_code": 1}
+    assert hong("/room/kick", **fields).json["error"] == "member_not_found"
 
 
 def test_without_a_request_id_each_is_done(send, texts):
