@@ -251,6 +251,14 @@ def test_to_join_again_while_one_is_in_is_still_to_join_once(evening, set_clock)
     assert hong("/usr/join", room_id=room_id, openid="hong").json["response_code"] == 1
 
 
+def test_a_request_id_is_that_of_who_takes_out(evening):
+    ming, hong, room_id = evening
+    fields = {"room_id": room_id, "openid": "hong", "request_id": "a"}
+    for _ in range(2):
+        assert ming("/room/kick", **fields).json == {"response_code": 1}
+    assert hong("/room/kick", **fields).json["error"] == "member_not_found"
+
+
 def test_in_the_open_mode_who_was_taken_out_can_join(post, room):
     post("/room/kick", room_id=room, openid="hong")
     assert post("/usr/join", room_id=room, openid="hong").json["response_code"] == 1

@@ -80,16 +80,6 @@ def test_those_that_arrive_at_once_are_done_once(post, room):
     assert post("/room/kick", **fields | {"request_id": "b"}).json["error"] == "member_not_found"
 
 
-def test_where_callers_are_known_it_is_theirs_whomever_they_take_out(log_in):
-    ming, hong = log_in("ming"), log_in("hong")
-    room_id = ming("/room/add", **BODIES["/room/add"] | {"room_owner_id": "ming"}).json["room_id"]
-    hong("/usr/join", room_id=room_id, openid="hong")
-    fields = {"room_id": room_id, "openid": "hong", "request_id": "a"}
-    for _ in range(2):
-        assert ming("/room/kick", **fields).json == {"response_code": 1}
-    assert hong("/room/kick", **fields).json["error"] == "member_not_found"
-
-
 def test_without_a_request_id_each_is_done(send, texts):
     send(None)
     send(None)
