@@ -45,8 +45,7 @@ __version__ = "2.0.0"
 
 app = Bottle()
 
-# How often one person may do something, where callers are verified: so often at once, and then
-# again after a while
+# How often one person may do something, where callers are verified
 ROOMS = RateLimit(at_once=10, per_second=10 / 3600)
 JOINS = RateLimit(at_once=60, per_second=60 / 60)
 MESSAGES = RateLimit(at_once=30, per_second=30 / 60)
@@ -224,9 +223,9 @@ def send_message(room_id, openid, message):
 
 
 def room_texts(room_id, name, section, description, **_):
-    """What a room is going to say: all of it, or a text could come in pieces; the new stands first.
+    """The room's texts as they will be, the new ones first; none where none is new.
 
-    Nothing while nothing is said anew.
+    WeChat checks them together, or a text could come in pieces.
     """
     sent = {"name": name, "section": section, "description": description}
     new = {name: text for name, text in sent.items() if text is not None}

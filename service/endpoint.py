@@ -15,23 +15,23 @@ BODY_AT_MOST = 64 * 1024  # bytes
 
 
 class Endpoint:
-    """A plugin of Bottle, which makes one of each route.
+    """A plugin of Bottle, which makes one for each route.
 
-    The parameters of the handler are the fields of the request. The configuration of the route says
-    what else is special about it:
+    The parameters of a handler are the fields that it takes; a default makes one optional. What
+    else is special, the route says:
 
     - `anonymous`: it does not matter who calls
     - `by`: the field with the openid that acts
-    - `changes`: the handler is one change, or "in steps", each of them a change of its own
-    - `rate`: how often one person may do it
-    - `texts` and `scene`: the fields that WeChat checks before others see them, or a function that
-      makes these texts of the fields
-    - `errors`: those of its own; the others follow from all that
+    - `changes`: True where the handler is one change, "in steps" where it makes several itself
+    - `rate`: how often one person may do this
+    - `texts`: the fields that others will see, which WeChat checks first, with its `scene`; or a
+      function from the fields to such texts by name
+    - `errors`: those of the handler; the others follow from what stands above
     """
 
     @classmethod
     def apply(cls, handler, route):
-        """What answers the requests of a route; Bottle calls this at the first one."""
+        """Wrap the handler; Bottle calls this at the first request to the route."""
         return cls(handler, route).answer
 
     def __init__(self, handler, route):
@@ -54,26 +54,30 @@ class Endpoint:
 
     def errors(self):
         """The errors of its own, and those that follow from the steps of the path."""
-        reasons = {
-            "server_error database_busy": True,
-            "invalid_json invalid_field too_large": self.has_body,
-            "login_required": not self.is_anonymous,
-            "identity_mismatch": self.by,
-            "banned": self.changes,
-            "too_many_requests": self.rate,
-            "risky_content wechat_unavailable": self.texts,
-            self.own_errors: True,
-        }
-        return {error for errors, has in reasons.items() if has for error in errors.split()}
+        steps = [
+            (self.has_body, "invalid_json invalid_field too_large"),
+            (not self.is_anonymous, "login_required"),
+            (self.by, "identity_mismatch"),
+            (self.changes, "banned"),
+            (self.rate, "too_many_requests"),
+            (self.texts, "risky_content wechat_unavailable"),
+            (True, "server_error database_busy"),
+            (True, self.own_errors),
+        ]
+        return {error for is_taken, errors in steps if is_taken for error in errors.split()}
 
     def answer(self):
-        """Take each step in the order of the contract; the answer of the handler."""
+        """Take each step in the order of the contract; returns what the handler does."""
         sent = read_object() if self.has_body else {}
+        if self.is_anonymous:
+            return self.handler(**read_fields(self.fields, sent))
         authorization = request.environ.get("HTTP_AUTHORIZATION", "")
         request.caller = caller = self.identify(authorization)
         values = read_fields(self.fields, sent)
         request_id = values.pop("request_id", None)
         self.check_actor(caller, values)
+        if not self.changes:
+            return self.handler(**values)
         key = self.memory_key(caller, values, request_id)
         first = find_first(key)
         if first is not None:
@@ -81,15 +85,13 @@ class Endpoint:
         texts = self.find_texts(values)
         if texts or self.is_in_steps:
             leave_loop()
-        self.count(caller)
-        if not self.changes or self.is_in_steps:
+        self.check_rate(caller)
+        if self.is_in_steps:
             return self.handler(**values)
         return self.check_and_change(authorization, caller, values, key, texts)
 
     def identify(self, authorization):
         """Who is calling; Refused where callers are verified and the token does not say who."""
-        if self.is_anonymous:
-            return None
         if not options.is_verified():
             return Anyone()
         scheme, _, token = authorization.partition(" ")
@@ -108,13 +110,13 @@ class Endpoint:
             raise Refused("banned")
 
     def memory_key(self, caller, values, request_id):
-        """With other values it is another request."""
+        """Who sent what: with other values it is another request."""
         if request_id is None:
             return None
         return caller.openid or values.get(self.by, ""), self.url, request_id, values
 
     def find_texts(self, values):
-        """What WeChat is to check, by field: nothing where all is blank."""
+        """The texts that WeChat has to check, by field; none where all are blank."""
         if not (self.texts and options.texts_are_checked()):
             return {}
         if callable(self.texts):
@@ -122,14 +124,14 @@ class Endpoint:
         else:
             found = {name: values[name] for name in self.texts}
         texts = {name: text for name, text in found.items() if isinstance(text, (str, list))}
-        return texts if join(texts).strip(BLANKS) else {}
+        return texts if content_of(texts).strip(BLANKS) else {}
 
-    def count(self, caller):
+    def check_rate(self, caller):
         if self.rate and options.is_verified():
             self.rate.count(caller.openid)
 
     def check_and_change(self, authorization, caller, values, key, texts):
-        """Have WeChat check the texts, outside of the change; anew if they are others by then."""
+        """Make the change, once WeChat has checked the texts as they are then."""
         while True:
             doubtful = self.check_texts(caller, texts)
             answer = apply(partial(self.change, authorization, values, key, texts, doubtful))
@@ -138,10 +140,10 @@ class Endpoint:
             texts = self.find_texts(values)
 
     def check_texts(self, caller, texts):
-        """What of the texts WeChat leaves to the operator."""
+        """Ask WeChat; returns what it leaves to the operator, or an empty text."""
         if not texts:
             return ""
-        content = join(texts)
+        content = content_of(texts)
         account = wechat.account(*options.wechat_settings())
         suggestion = account.suggestion(caller.openid, self.scene, content)
         if suggestion == "risky":
@@ -149,10 +151,10 @@ class Endpoint:
         return content if suggestion == "review" else ""
 
     def change(self, authorization, values, key, texts, doubtful):
-        """Look again at what may have changed meanwhile, and let the handler do its work.
+        """Look again at what may have changed while WeChat was asked, and call the handler.
 
-        None where other texts are to be checked. Bottle's request may be out of reach: this may run
-        in another thread.
+        None where the texts are others than those that were checked. This may run in another
+        thread, where Bottle's request is not that of this call.
         """
         caller = self.identify(authorization)
         self.check_actor(caller, values)
@@ -175,7 +177,8 @@ def find_first(key):
     return key and Memory.find(*key)
 
 
-def join(texts):
+def content_of(texts):
+    """All of them as one text."""
     parts = (" ".join(text) if isinstance(text, list) else text for text in texts.values())
     return "\n".join(parts)
 

@@ -72,6 +72,15 @@ def line(label, at_most, more=""):
     return Field(label, lambda value: read_line(value, at_most), rule, text(1, at_most))
 
 
+def paragraphs(label, at_least, at_most, more, read_text=None):
+    def read(value):
+        value = (read_text or string)(value)
+        value = fit(value.translate(OFFICE_BREAKS), at_most, CONTROLS_BUT_BREAKS)
+        return not_blank(value) if at_least else value
+
+    return Field(label, read, f"{at_least}–{at_most} 个字，{more}", text(at_least, at_most))
+
+
 def number_between(label, at_least, at_most, before, after):
     def read(value):
         with suppress(ValueError):
@@ -102,8 +111,7 @@ def integer(at_least):
 
 
 def read_line(value, at_most):
-    """One line, surrounding blanks cut off."""
-    return fit(not_blank(string(value).strip(models.BLANKS)), at_most)
+    return fit(not_blank(cut(value)), at_most)
 
 
 def read_line_as_sent(value, at_most):
@@ -120,22 +128,6 @@ def read_key(value):
     if type(value) is float and value.is_integer():
         value = int(value)
     return str(value) if type(value) in (int, float) else read_line(value, models.KEY_AT_MOST)
-
-
-def read_paragraphs(value, at_most):
-    return fit(string(value).translate(OFFICE_BREAKS), at_most, CONTROLS_BUT_BREAKS)
-
-
-def read_description(value):
-    return read_paragraphs(value, models.DESCRIPTION_AT_MOST)
-
-
-def read_message(value):
-    return not_blank(read_paragraphs(value, models.MESSAGE_AT_MOST))
-
-
-def read_reason(value):
-    return not_blank(read_paragraphs(string(value).strip(models.BLANKS), models.REASON_AT_MOST))
 
 
 def read_sex(value):
@@ -170,6 +162,11 @@ def read_integer(value, at_least=1):
 def parse_int(digits):
     """The integer, cut where it is too large for anything: Python refuses thousands of digits."""
     return int(digits[:60])
+
+
+def cut(value):
+    """A text without the blanks around it."""
+    return string(value).strip(models.BLANKS)
 
 
 def string(value):
@@ -224,12 +221,7 @@ FIELDS = {
         "整数（选择器的序号）按其数字处理",
         text(1, models.SECTION_AT_MOST, "integer"),
     ),
-    "description": Field(
-        "房间描述",
-        read_description,
-        f"0–{models.DESCRIPTION_AT_MOST} 个字，可以换行和用制表符",
-        text(0, models.DESCRIPTION_AT_MOST),
-    ),
+    "description": paragraphs("房间描述", 0, models.DESCRIPTION_AT_MOST, "可以换行和用制表符"),
     "room_owner_id": word("room_owner_id", models.OPENID_AT_MOST, "房主的 openid，也就是自己的，"),
     "capacity": number_between(
         "人数上限",
@@ -238,11 +230,8 @@ FIELDS = {
         "房间最多几人，房主也算",
         f"创建时不填为 {models.MEMBERS_AT_MOST}",
     ),
-    "message": Field(
-        "留言",
-        read_message,
-        f"1–{models.MESSAGE_AT_MOST} 个字，不能是空白，可以换行和用制表符；原样保存",
-        text(1, models.MESSAGE_AT_MOST),
+    "message": paragraphs(
+        "留言", 1, models.MESSAGE_AT_MOST, "不能是空白，可以换行和用制表符；原样保存"
     ),
     "message_id": number("message_id", "留言的 message_id，正整数"),
     "request_id": word(
@@ -251,12 +240,7 @@ FIELDS = {
         "客户端自己定的 ",
         "；没有收到回答时原样再发一次，24 小时内不会做两次，得到的是第一次的回答",
     ),
-    "reason": Field(
-        "理由",
-        read_reason,
-        f"1–{models.REASON_AT_MOST} 个字，可以换行，首尾空白会去掉",
-        text(1, models.REASON_AT_MOST),
-    ),
+    "reason": paragraphs("理由", 1, models.REASON_AT_MOST, "可以换行，首尾空白会去掉", cut),
     "key": Field(
         "搜索内容",
         read_key,

@@ -1,5 +1,7 @@
 """The interface document, as far as several tests need it."""
 
+import re
+
 from roomapp import LOGINS, app
 
 # Each endpoint that takes a body, with one that would be done.
@@ -57,6 +59,9 @@ RATES = [LOGINS, *(route.config["rate"] for route in app.routes if "rate" in rou
 
 # What is there for browsers and tools, beside the interface document.
 PAGES = ["/", "/static/<file:re:[a-z]+[.](?:css|js|svg)>", "/docs", "/openapi.json"]
+
+# Why a value is refused that its schema takes, which says types and lengths.
+BEYOND_SCHEMAS = re.compile("不能是空白|不能换行|不能有空格|含有不能使用的字符|应为.*整数")
 
 # Of each field the least and the most that it takes,
 LEAST_AND_MOST = [
