@@ -219,7 +219,11 @@ FIELDS = {
         read_section,
         f"1–{models.SECTION_AT_MOST} 个字，不能换行，首尾空白会去掉；"
         "整数（选择器的序号）按其数字处理",
-        text(1, models.SECTION_AT_MOST, "integer"),
+        text(1, models.SECTION_AT_MOST, "integer")
+        | {
+            "minimum": 1 - 10 ** (models.SECTION_AT_MOST - 1),
+            "maximum": 10**models.SECTION_AT_MOST - 1,
+        },
     ),
     "description": paragraphs("房间描述", 0, models.DESCRIPTION_AT_MOST, "可以换行和用制表符"),
     "room_owner_id": word("room_owner_id", models.OPENID_AT_MOST, "房主的 openid，也就是自己的，"),
