@@ -34,3 +34,15 @@ def is_taken(field, value):
     except ValueError as problem:
         return not BEYOND_SCHEMAS.search(str(problem))
     return True
+
+
+@schemathesis.check
+def what_is_valid_is_taken(ctx, response, case):
+    """As positive_data_acceptance has it, but for what no schema tells.
+
+    It sees values at their limits, which pass by map_body.
+    """
+    if case.meta and case.meta.generation.mode.is_positive and response.status_code == 400:
+        refused = response.json()
+        assert refused["error"] == "invalid_field", refused
+        assert BEYOND_SCHEMAS.search(refused["detail"]), refused
