@@ -1,10 +1,6 @@
-"""The rooms of a campus: the tables that keep them and the rules of the domain."""
+"""The campus: its clock, users, rooms, members and messages, their tables and their rules."""
 
 import json
-import secrets
-import time
-import unicodedata
-from hashlib import sha256
 from typing import NamedTuple
 
 from peewee import (
@@ -17,15 +13,26 @@ from peewee import (
     ForeignKeyField,
     IntegerField,
     JSONField,
-    Model,
     Select,
     TextField,
     Tuple,
     fn,
 )
-from playhouse.sqlite_ext import AutoIncrementField, FTS5Model, SearchField
+from playhouse.sqlite_ext import AutoIncrementField
 
-from service.database import Refused, apply, database, execute, prepared
+from service.database import (
+    Refused,
+    Table,
+    database,
+    execute,
+    length,
+    now,
+    prepared,
+    prepared_test,
+    prepared_value,
+)
+from service.memory import Memory
+from service.text import RoomIndex, fold
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
 # takes a new version of the schema.
@@ -40,101 +47,16 @@ MESSAGE_AT_MOST = 2000
 NICKNAME_AT_MOST = 20
 CAPACITY_AT_LEAST = 2
 MEMBERS_AT_MOST = 500
-KEY_AT_MOST = 60
-CODE_AT_MOST = 128  # WeChat's have 32
-REQUEST_ID_AT_MOST = 64
-REASON_AT_MOST = 200
-LIMIT_AT_MOST = 500  # rows on a page
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
-TOKEN_SECONDS = 7 * 24 * 60 * 60
-DAY = 24 * 60 * 60 * 1000  # milliseconds
-REPORT_DAYS = 180
-STEP = 100  # messages, or tokens, that one change takes at the most
+STEP = 100  # rows that one of many changes takes at the most
 PAGE_AT_MOST = 1024 * 1024  # bytes, about
 CHUNK = 50  # rows of a page that are read at once
-
-# What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and the
-# empty Braille pattern.
-INVISIBLE = (
-    "00AD 034F 061C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 2800 3164 "
-    "FE00-FE0F FEFF FFA0 FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
-)
-# Unicode's White_Space. str.strip() by itself would also cut off the controls U+001C to U+001F.
-WHITE_SPACE = "0009-000D 0020 0085 00A0 1680 2000-200A 2028-2029 202F 205F 3000"
-
-
-def characters(ranges):
-    pairs = (each.partition("-")[::2] for each in ranges.split())
-    return "".join(
-        chr(code)
-        for first, last in pairs
-        for code in range(int(first, 16), int(last or first, 16) + 1)
-    )
-
-
-BLANKS = characters(f"{WHITE_SPACE} {INVISIBLE}")
-WITHOUT_INVISIBLE = dict.fromkeys(map(ord, characters(INVISIBLE)))
-
-
-def fold(text):
-    """The form in which texts are compared.
-
-    NFKC, case-folded, without the characters that show nothing, any run of blanks as one.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(WITHOUT_INVISIBLE).split())
-
-
-# Who may
-
-
-class Caller:
-    """Somebody whose identity is verified."""
-
-    def __init__(self, openid):
-        self.openid = openid
-
-    def may_act_as(self, openid):
-        return openid == self.openid
-
-    def may_see_profile_of(self, openid):
-        return openid == self.openid or Member.share_room(openid, self.openid)
-
-    def may_remove(self, openid, room):
-        return self.openid in (openid, room.room_owner_id)
-
-    def may_read(self, room_id):
-        return Member.exists(room_id, self.openid)
-
-
-class Anyone(Caller):
-    """Somebody in the open mode, in which each may do everything."""
-
-    def __init__(self):
-        super().__init__(openid=None)
-
-    def may(self, *_):
-        return True
-
-    may_act_as = may_see_profile_of = may_remove = may_read = may
-
-
-# The tables
-
-
-def now():
-    """Milliseconds since 1970, as the machine's clock has it."""
-    return time.time_ns() // 1_000_000
 
 
 def rfc3339(milliseconds):
     """The expression of a moment as `2026-11-23T08:28:00.123Z`."""
     return fn.strftime("%Y-%m-%dT%H:%M:%fZ", milliseconds / SQL("1000.0"), "unixepoch")
-
-
-def length(column, at_least, at_most):
-    return Check(f"length({column}) BETWEEN {at_least} AND {at_most}")
 
 
 class Page(NamedTuple):
@@ -165,7 +87,12 @@ class Page(NamedTuple):
             size -= len(objects.pop().encode())
         has_more = len(ids) > len(objects)
         array = ",".join(reversed(objects) if newest_last else objects)
-        return cls(name, f"[{array}]", User.nicknames(openids) if openids else "{}", has_more)
+        return cls(
+            name,
+            f"[{array}]",
+            User.nicknames(json.dumps([*openids])) if openids else "{}",
+            has_more,
+        )
 
 
 # The rooms of a JSON array of room_ids, in its order, and their owners.
@@ -209,12 +136,6 @@ MESSAGES = """
 """
 
 
-class Table(Model):
-    class Meta:
-        database = database
-        legacy_table_names = False
-
-
 class Clock(Table):
     """When anything last changed that a client can see: one row, milliseconds since 1970.
 
@@ -225,26 +146,16 @@ class Clock(Table):
     last_time = BigIntegerField()
 
     @classmethod
-    def read(cls):
-        ((last_time,),) = cls.select_time()
-        return last_time
-
-    @classmethod
     def tick(cls):
         """Move on, also within one millisecond and when the machine's clock was set back."""
         return cls.tick_at(now())
 
-    @classmethod
-    def tick_at(cls, moment):
-        ((last_time,),) = cls.move(moment)
-        return last_time
-
-    @prepared
-    def select_time():
+    @prepared_value
+    def read():
         return Clock.select(rfc3339(Clock.last_time)).where(Clock.id == 1)
 
-    @prepared
-    def move(moment):
+    @prepared_value
+    def tick_at(moment):
         later = fn.max(moment, Clock.last_time + 1)
         return Clock.update(last_time=later).where(Clock.id == 1).returning(Clock.last_time)
 
@@ -273,13 +184,12 @@ class User(Table):
         without_rowid = True  # a page looks up many nicknames
 
     @classmethod
-    def complete(cls, openid, sex, preference, nickname=None, doubtful=""):
+    def complete(cls, openid, sex, preference, nickname=None):
         """Create the profile or replace it; the same again changes nothing.
 
         Without a nickname the one there was stays.
         """
         if cls.replace_profile(openid, json.dumps(sex), json.dumps(preference), nickname):
-            Report.add_doubtful(doubtful, openid)
             Clock.tick()
 
     @classmethod
@@ -289,16 +199,6 @@ class User(Table):
         for sex, preference, nickname in cls.select_profile(openid):
             return cls(sex=json.loads(sex), preference=json.loads(preference), nickname=nickname)
         raise Refused("user_not_found")
-
-    @classmethod
-    def exists(cls, openid):
-        return bool(cls.select_profile(openid))
-
-    @classmethod
-    def nicknames(cls, openids):
-        """A JSON object from openid to nickname, of those of them who have one."""
-        ((nicknames,),) = cls.select_nicknames(json.dumps(list(openids)))
-        return nicknames
 
     @classmethod
     def forget(cls, openid):
@@ -311,8 +211,13 @@ class User(Table):
     def delete_profile(openid):
         return User.delete().where(User.openid == openid).returning(User.openid)
 
-    @prepared
-    def select_nicknames(openids):
+    @prepared_test
+    def exists(openid):
+        return User.select(User.openid).where(User.openid == openid)
+
+    @prepared_value
+    def nicknames(openids):
+        """A JSON object from openid to nickname, of those in a JSON array who have one."""
         given = fn.json_each(openids).alias("given")
         named = User.openid.in_(Select([given], [given.c.value])) & (User.nickname != "")
         return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
@@ -371,7 +276,7 @@ class Room(Table):
     @classmethod
     def with_id(cls, room_id):
         """A page of the one room, with the nicknames of all its members."""
-        members = [openid for (openid,) in Member.select_openids(room_id)]
+        members = json.dumps([openid for (openid,) in Member.select_openids(room_id)])
         return cls.page([(room_id,)], 1)._replace(nicknames=User.nicknames(members))
 
     @classmethod
@@ -388,32 +293,21 @@ class Room(Table):
         raise Refused("room_not_found")
 
     @classmethod
-    def exists(cls, room_id):
-        return bool(cls.select_room(room_id))
-
-    @classmethod
     def texts(cls, room_id):
         """What a room says of itself, a dict; an empty one of a room that does not exist."""
-        columns = cls.select(cls.name, cls.section, cls.description)
-        return columns.where(cls.room_id == room_id).dicts().get_or_none() or {}
+        for row in cls.select_texts(room_id):
+            return dict(zip(("name", "section", "description"), row, strict=True))
+        return {}
 
     @classmethod
-    def open(
-        cls,
-        name,
-        section,
-        description,
-        room_owner_id,
-        capacity=MEMBERS_AT_MOST,
-        doubtful="",
-    ):
-        ((room_id,),) = cls.insert_room(
-            name, section, description, room_owner_id, fold(name), fold(section), capacity
-        )
-        RoomIndex.add(room_id, name, section, description)
+    def open(cls, name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
+        """Open a room; returns its room_id."""
+        folded = fold(name), fold(section)
+        texts = name, section, description
+        room_id = cls.insert_room(*texts, room_owner_id, *folded, capacity)
+        RoomIndex.add(room_id, *texts)
         Member.insert_member(room_id, Clock.tick(), room_owner_id, True)
-        Report.add_doubtful(doubtful, room_owner_id, room_id)
-        return cls(room_id=room_id, room_owner_id=room_owner_id, capacity=capacity)
+        return room_id
 
     def admit(self, openid):
         """Let openid in; to join twice is to join once."""
@@ -447,10 +341,14 @@ class Room(Table):
         ClosedRoom.insert_room(self.room_id)
         Clock.tick()
 
-    def edit(self, openid, doubtful="", **changes):
-        """Change these fields of the room for openid, its owner; the same again changes nothing."""
+    def edit(self, openid, **changes):
+        """Change these fields of the room for openid, its owner, but for those that are None.
+
+        The same again changes nothing.
+        """
         if openid != self.room_owner_id:
             raise Refused("not_owner")
+        changes = {name: value for name, value in changes.items() if value is not None}
         if "capacity" in changes and changes["capacity"] < Member.count(self.room_id):
             raise Refused("capacity_too_small")
         room = Room.get_by_id(self.room_id)
@@ -463,17 +361,15 @@ class Room(Table):
         if changes.keys() != {"capacity"}:
             RoomIndex.remove(room.room_id)
             RoomIndex.add(room.room_id, room.name, room.section, room.description)
-        Report.add_doubtful(doubtful, openid, room.room_id)
         Clock.tick()
 
-    def post(self, openid, message, doubtful=""):
+    def post(self, openid, message):
         """Leave a message of openid, a member; returns its message_id and its time."""
         if not self.has_member(openid):
             raise Refused("not_member")
         sent = now()
         message_id = Clock.tick_at(sent)
-        ((time,),) = Message.insert_message(self.room_id, message_id, openid, message, sent)
-        Report.add_doubtful(doubtful, openid, self.room_id, message_id)
+        time = Message.insert_message(self.room_id, message_id, openid, message, sent)
         return message_id, time
 
     def delete_message(self, message_id, openid):
@@ -487,16 +383,6 @@ class Room(Table):
         if Message.delete_text(self.room_id, message_id):
             database.must_empty_wal = True
             Clock.tick()
-
-    def report(self, openid, reason, message_id=None):
-        """Keep for the operator what openid reports: a message or, without one, the room."""
-        if message_id is None:
-            about, text = self.room_owner_id, "\n".join(Room.texts(self.room_id).values())
-        else:
-            about, text = Message.by_id(self.room_id, message_id)
-            if not text:
-                raise Refused("message_not_found")
-        Report.add(openid, about, self.room_id, message_id or 0, text, reason)
 
     @classmethod
     def forget(cls, openid):
@@ -526,7 +412,7 @@ class Room(Table):
 
     @prepared
     def select_joined(openid, limit, before):
-        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < before)
+        guest = (Member.openid == openid) & ~Member.is_owner & (Member.room < or_end(before))
         return Member.select(Member.room).where(guest).order_by(Member.room.desc()).limit(limit)
 
     @prepared
@@ -535,17 +421,25 @@ class Room(Table):
 
     @prepared
     def select_named(folded_name, limit):
-        return newest_rooms(limit, ID_AT_MOST).where(Room.folded_name == folded_name)
+        return newest_rooms(limit).where(Room.folded_name == folded_name)
 
     @prepared
     def select_room(room_id):
         return Room.select(Room.room_owner_id, Room.capacity).where(Room.room_id == room_id)
 
+    @prepared_test
+    def exists(room_id):
+        return Room.select(Room.room_id).where(Room.room_id == room_id)
+
     @prepared
+    def select_texts(room_id):
+        return Room.select(Room.name, Room.section, Room.description).where(Room.room_id == room_id)
+
+    @prepared_value
     def insert_room(
         name, section, description, room_owner_id, folded_name, folded_section, capacity
     ):
-        room = Room.insert(
+        return Room.insert(
             name=name,
             section=section,
             description=description,
@@ -553,8 +447,7 @@ class Room(Table):
             folded_name=folded_name,
             folded_section=folded_section,
             capacity=capacity,
-        )
-        return room.returning(Room.room_id)
+        ).returning(Room.room_id)
 
     @prepared
     def change_owner(room_id, openid):
@@ -565,9 +458,14 @@ class Room(Table):
         return Room.delete().where(Room.room_id == room_id)
 
 
-def newest_rooms(limit, before):
-    rooms = Room.select(Room.room_id).where(Room.room_id < before)
+def newest_rooms(limit, before=None):
+    rooms = Room.select(Room.room_id).where(Room.room_id < or_end(before))
     return rooms.order_by(Room.room_id.desc()).limit(limit)
+
+
+def or_end(before):
+    """The expression of an id, or of one beyond all where there is none."""
+    return fn.coalesce(before, ID_AT_MOST)
 
 
 class ClosedRoom(Table):
@@ -583,13 +481,8 @@ class ClosedRoom(Table):
             cls.delete_room(room_id)
         return bool(room_id)
 
-    @classmethod
-    def first(cls):
-        ((room_id,),) = cls.select_first()
-        return room_id
-
-    @prepared
-    def select_first():
+    @prepared_value
+    def first():
         return ClosedRoom.select(fn.min(ClosedRoom.room_id))
 
     @prepared
@@ -617,35 +510,22 @@ class Member(Table):
         without_rowid = True
         indexes = ((("openid", "room"), True),)
 
-    @classmethod
-    def exists(cls, room_id, openid):
-        return bool(cls.select_member(room_id, openid))
-
-    @classmethod
-    def share_room(cls, openid, other):
-        return bool(cls.select_common_room(openid, other))
-
-    @classmethod
-    def count(cls, room_id):
-        ((members,),) = cls.select_count(room_id)
-        return members
-
     @prepared
     def select_openids(room_id):
         return Member.select(Member.openid).where(Member.room == room_id)
 
-    @prepared
-    def select_member(room_id, openid):
+    @prepared_test
+    def exists(room_id, openid):
         return Member.select(Member.joined).where(Member.room == room_id, Member.openid == openid)
 
-    @prepared
-    def select_common_room(openid, other):
+    @prepared_test
+    def share_room(openid, other):
         others = Member.alias()
         both = Member.select(Member.room).join(others, on=(others.room == Member.room))
         return both.where(Member.openid == openid, others.openid == other).limit(1)
 
-    @prepared
-    def select_count(room_id):
+    @prepared_value
+    def count(room_id):
         return Member.select(fn.count()).where(Member.room == room_id)
 
     @prepared
@@ -724,7 +604,7 @@ class Message(Table):
 
     @prepared
     def select_older(room_id, limit, before):
-        older = (Message.room_id == room_id) & (Message.message_id < before)
+        older = (Message.room_id == room_id) & (Message.message_id < or_end(before))
         newest_first = Message.message_id.desc()
         return Message.select(Message.message_id).where(older).order_by(newest_first).limit(limit)
 
@@ -734,7 +614,7 @@ class Message(Table):
         oldest_first = Message.message_id
         return Message.select(Message.message_id).where(newer).order_by(oldest_first).limit(limit)
 
-    @prepared
+    @prepared_value
     def insert_message(room_id, message_id, openid, message, time):
         row = Message.insert(
             room_id=room_id, message_id=message_id, openid=openid, message=message, time=time
@@ -764,281 +644,3 @@ class Message(Table):
         some = Message.select(Message.message_id).where(Message.room_id == room_id).limit(STEP)
         theirs = (Message.room_id == room_id) & Message.message_id.in_(some)
         return Message.delete().where(theirs).returning(Message.message_id)
-
-
-class Memory(Table):
-    """What is kept for a day: first answers to request_ids, and who was taken out of which room.
-
-    `kept` is in milliseconds since 1970. Only who knows a key recognizes its digest.
-    """
-
-    digest = TextField(primary_key=True)
-    value = TextField()
-    kept = BigIntegerField(index=True)
-
-    class Meta:
-        without_rowid = True
-
-    @classmethod
-    def once(cls, act, *key):
-        """What act() returns, as JSON has it; for the same key again what it returned before."""
-        value = cls.find(*key)
-        if value is None:
-            value = cls.keep(act(), *key)
-        return value
-
-    @classmethod
-    def find(cls, *key):
-        """The value of a key, or None."""
-        for (value,) in cls.select_value(key_digest(key), now() - DAY, now() + DAY):
-            return json.loads(value)
-        return None
-
-    @classmethod
-    def keep(cls, value, *key):
-        cls.delete_old(now() - DAY, now() + DAY)
-        cls.insert_value(key_digest(key), json.dumps(value), now())
-        return value
-
-    @prepared
-    def select_value(digest, earliest, latest):
-        valid = Memory.kept.between(earliest, latest)
-        return Memory.select(Memory.value).where(Memory.digest == digest, valid)
-
-    @prepared
-    def insert_value(digest, value, kept):
-        return Memory.replace(digest=digest, value=value, kept=kept)
-
-    @prepared
-    def delete_old(earliest, latest):
-        return delete_two_invalid(Memory, (Memory.kept < earliest) | (Memory.kept > latest))
-
-
-def key_digest(key):
-    return digest(json.dumps(key))
-
-
-class Report(Table):
-    """What somebody reported to the operator, with a copy of it; nobody else sees it.
-
-    `openid` said it. `reporter` is empty where WeChat was in doubt. A `message_id` of 0 is the
-    room itself, a `room_id` of 0 a profile. `time` is in milliseconds since 1970.
-    """
-
-    reporter = TextField()
-    openid = TextField(index=True)
-    room_id = BigIntegerField()
-    message_id = BigIntegerField()
-    text = TextField()
-    reason = TextField()
-    time = BigIntegerField(index=True)
-    is_open = BooleanField()
-
-    class Meta:
-        indexes = ((("room_id", "message_id"), False),)
-
-    @classmethod
-    def add(cls, reporter, openid, room_id, message_id, text, reason):
-        """Keep a report, once for each person and target."""
-        earliest = now() - REPORT_DAYS * DAY
-        cls.delete_old(earliest)
-        cls.insert_report(reporter, openid, room_id, message_id, text, reason, now())
-
-    @classmethod
-    def add_doubtful(cls, text, openid, room_id=0, message_id=0):
-        """Report a text that WeChat leaves to the operator; an empty one is none."""
-        if text:
-            cls.add("", openid, room_id, message_id, text, "微信建议人工审核")
-
-    @classmethod
-    def close(cls, which):
-        """Close open reports; how many there were."""
-        return cls.update(is_open=False).where(which, cls.is_open).execute()
-
-    @prepared
-    def insert_report(reporter, openid, room_id, message_id, text, reason, time):
-        report = Report.insert(
-            reporter=reporter,
-            openid=openid,
-            room_id=room_id,
-            message_id=message_id,
-            text=text,
-            reason=reason,
-            time=time,
-            is_open=True,
-        )
-        return report.on_conflict_ignore()
-
-    @prepared
-    def delete_old(earliest):
-        return delete_two_invalid(Report, Report.time < earliest)
-
-
-Report.add_index(
-    Report.reporter,
-    Report.room_id,
-    Report.message_id,
-    unique=True,
-    where=Report.reporter != "",
-    name="report_once",
-)
-
-
-class Ban(Table):
-    """openid may not log in nor change anything."""
-
-    openid = TextField(primary_key=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
-
-    class Meta:
-        without_rowid = True
-
-    @classmethod
-    def exists(cls, openid):
-        return bool(cls.select_ban(openid))
-
-    @prepared
-    def select_ban(openid):
-        return Ban.select(Ban.openid).where(Ban.openid == openid)
-
-
-class Token(Table):
-    """openid has logged in, until `expires`, in milliseconds since 1970.
-
-    Only the token's SHA-256 is stored, so the time of a lookup tells an attacker nothing about the
-    token.
-    """
-
-    digest = TextField(primary_key=True)
-    openid = TextField(index=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
-    expires = BigIntegerField(index=True)
-
-    class Meta:
-        without_rowid = True
-
-    @classmethod
-    def issue(cls, openid):
-        """A new token for openid, 32 random bytes as text; two that are invalid are deleted."""
-        if Ban.exists(openid):
-            raise Refused("banned")
-        token = secrets.token_urlsafe(32)
-        expires = now() + TOKEN_SECONDS * 1000
-        cls.delete_invalid(now(), expires)
-        cls.insert_token(digest(token), openid, expires)
-        return token
-
-    @classmethod
-    def caller(cls, token, changes):
-        """Whose token it is; a ban ends it, and says so to a request that changes something."""
-        for openid, is_banned in cls.select_holder(
-            digest(token), now(), now() + TOKEN_SECONDS * 1000
-        ):
-            if is_banned:
-                raise Refused("banned" if changes else "login_required")
-            return Caller(openid)
-        raise Refused("login_required")
-
-    @prepared
-    def select_holder(digest, now, latest):
-        valid = (Token.expires > now) & (Token.expires <= latest)
-        bans = Ban.select().where(Ban.openid == Token.openid)
-        return Token.select(Token.openid, fn.EXISTS(bans)).where(Token.digest == digest, valid)
-
-    @prepared
-    def forget(openid):
-        some = Token.select(Token.digest).where(Token.openid == openid).limit(STEP)
-        return Token.delete().where(Token.digest.in_(some)).returning(Token.openid)
-
-    @prepared
-    def insert_token(digest, openid, expires):
-        return Token.insert(digest=digest, openid=openid, expires=expires)
-
-    @prepared
-    def delete_invalid(now, latest):
-        return delete_two_invalid(Token, (Token.expires <= now) | (Token.expires > latest))
-
-
-def digest(text):
-    return sha256(text.encode()).hexdigest()
-
-
-def delete_two_invalid(table, invalid):
-    """Delete no more, or one request under a wrong clock would delete all."""
-    key = table._meta.primary_key
-    return table.delete().where(key.in_(table.select(key).where(invalid).limit(2)))
-
-
-def leave(openid):
-    """Delete what there is of openid but a ban and reports; whether there was anything.
-
-    Each change deletes a few rows, since there may be many.
-    """
-    found = [forget_all(table, openid) for table in (Token, User, Room, Message)]
-    return any(found)
-
-
-def forget_all(table, openid):
-    def forget_some():
-        database.must_empty_wal = True
-        return table.forget(openid)
-
-    found = False
-    while apply(forget_some):
-        found = True
-    return found
-
-
-class RoomIndex(FTS5Model):
-    """The texts of the rooms, in which SQLite answers LIKE from an index of trigrams.
-
-    The rowid is minus the room_id: the newest rooms come first in the index itself.
-    """
-
-    text = SearchField()
-
-    class Meta:
-        database = database
-        table_name = "room_index"
-        options = {"tokenize": "trigram", "detail": "none", "columnsize": 0}  # noqa: RUF012
-
-    @classmethod
-    def create(cls):
-        cls.create_table()
-        # SQLite merges its index once it is in four pieces instead of sixteen: a search looks each
-        # trigram up in all of them.
-        cls._fts_cmd("crisismerge", rank=4)
-
-    @classmethod
-    def add(cls, room_id, name, section, description):
-        cls.insert_text(-room_id, indexed_text(fold(name), fold(section), fold(description)))
-
-    @classmethod
-    def remove(cls, room_id):
-        cls.delete_text(-room_id)
-
-    @prepared
-    def insert_text(rowid, text):
-        return RoomIndex.insert(rowid=rowid, text=text)
-
-    @prepared
-    def delete_text(rowid):
-        return RoomIndex.delete().where(RoomIndex.rowid == rowid)
-
-
-# A trigram has three characters, and a key may have one. So a separator stands before and after
-# each character, as in ⇥开⇥黑⇥, and LIKE '%⇥黑⇥%' finds it by a trigram. Names are written twice,
-# with a separator for all texts and one for names alone. No folded text has a tab or a line break,
-# nor the full-width signs, which stand for the wild cards of LIKE.
-IN_NAME, IN_TEXT = "\n", "\t"
-
-
-def indexed_text(*folded):
-    """The text of a room's folded name, section and description."""
-    name, *_ = folded
-    return "".join(
-        f"{separator}{separate(text, separator)}{separator}"
-        for text, separator in ((name, IN_NAME), (" ".join(folded), IN_TEXT))
-    )
-
-
-def separate(folded, separator):
-    return separator.join(folded.translate({ord("%"): "％", ord("_"): "＿"}))

@@ -2,314 +2,299 @@
 
 import json
 import logging
-import re
+import os
 import signal
 import sqlite3
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from bottle import Bottle, HTTPError, request, response, static_file
 from peewee import DatabaseError
 
-import models
-from models import (
-    Anyone,
-    Ban,
-    Clock,
-    ClosedRoom,
-    Memory,
-    Message,
-    Room,
-    Token,
-    User,
-    fold,
-    leave,
-)
-from search import DIGITS, find
+from models import MEMBERS_AT_MOST, Clock, ClosedRoom, Message, Page, Room, User
+from search import find
 from service import openapi, options, wechat
 from service.database import (
     Refused,
     SetupError,
     apply,
-    change,
     close_database,
     database,
     is_busy,
     leave_loop,
 )
+from service.endpoint import Endpoint
+from service.fields import LIMIT
 from service.limits import RateLimit, network_of
+from service.login import TOKEN_SECONDS, Token, forget
+from service.moderation import Report
 from service.schema import open_database
 from service.serving import announce, listen, log_requests, start_loop
+from service.text import BLANKS, fold
 
 __version__ = "2.0.0"
 
-BODY_AT_MOST = 64 * 1024  # bytes
-LIMIT_BY_DEFAULT = 100
-
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-OFFICE_BREAKS = dict.fromkeys(map(ord, "\v\f\x85"), "\n")
-BAD_CHARACTER = "含有不能使用的字符"
-
 app = Bottle()
+
+# How often one person may do something, where callers are verified
+ROOMS = RateLimit(at_once=10, per_second=10 / 3600)
+JOINS = RateLimit(at_once=60, per_second=60 / 60)
+MESSAGES = RateLimit(at_once=30, per_second=30 / 60)
+REPORTS = RateLimit(at_once=10, per_second=10 / 3600)
+LEAVINGS = RateLimit(at_once=10, per_second=10 / 3600)
+LOGINS = RateLimit(at_once=2000, per_second=2)  # from one address; a campus may be behind one
+
+PROFILE, COMMENT, FORUM = 1, 2, 3  # the scenes of WeChat's check: 资料, 评论, 论坛
 
 
 # 一、用户
-#
-# `changes` marks the endpoints that change something.
 
 
-@app.post("/usr/complete", changes=True)
-def complete():
+@app.post(
+    "/usr/complete",
+    by="openid",
+    changes=True,
+    texts=("nickname", "sex", "preference"),
+    scene=PROFILE,
+)
+def complete(openid, sex, preference, nickname=None):
     """完善个人信息
 
     创建个人信息，再次提交就是修改；内容相同则什么都不变。不填 nickname 时，原来的昵称不变。
     """
-    openid, sex, preference, nickname = read_fields("openid", "sex", "preference", "nickname")
-    doubtful = check_texts(PROFILE, nickname=nickname, sex=sex, preference=preference)
-    with write_as(openid):
-        User.complete(require_self(openid), sex, preference, nickname, doubtful)
-    return done()
+    User.complete(openid, sex, preference, nickname)
 
 
-@app.post("/usr/info")
-def info():
+@app.post("/usr/info", errors="identity_mismatch user_not_found")
+def info(openid):
     """查看个人信息
 
     核实身份时，只能看自己的，以及和自己在同一个房间里的人的。
     """
-    [openid] = read_fields("openid")
     user = User.by_openid(openid, request.caller)
-    return done(sex=user.sex, preference=user.preference, nickname=user.nickname)
+    return {"sex": user.sex, "preference": user.preference, "nickname": user.nickname}
 
 
-@app.post("/usr/roomlist1")
-def roomlist1():
+@app.post("/usr/roomlist1", by="openid")
+def roomlist1(openid, limit=LIMIT, before=None):
     """我的房间（我发起的）
 
     新的在前。
     """
-    openid, limit, before = read_fields("openid", "limit", "before")
-    return done_page(Room.owned_by(require_self(openid), limit, before))
+    return Room.owned_by(openid, limit, before)
 
 
-@app.post("/usr/roomlist2")
-def roomlist2():
+@app.post("/usr/roomlist2", by="openid")
+def roomlist2(openid, limit=LIMIT, before=None):
     """我的房间（我参与的）
 
     不含自己发起的；新的在前。
     """
-    openid, limit, before = read_fields("openid", "limit", "before")
-    return done_page(Room.joined_by(require_self(openid), limit, before))
+    return Room.joined_by(openid, limit, before)
 
 
-@app.post("/usr/join", changes=True)
-def join():
+@app.post(
+    "/usr/join", by="openid", changes=True, rate=JOINS, errors="room_not_found kicked room_full"
+)
+def join(room_id, openid):
     """加入房间
 
     重复加入等于加入一次，房间已满时也是。
     """
-    room_id, openid = read_fields("room_id", "openid")
-    limit("join")
-    with write_as(openid):
-        Room.by_id(room_id).admit(require_self(openid))
-    return done()
+    Room.by_id(room_id).admit(openid)
 
 
-@app.post("/usr/login")
-def login():
+@app.post(
+    "/usr/login",
+    anonymous=True,
+    waits=True,
+    errors="login_failed banned not_found too_many_requests wechat_unavailable",
+)
+def login(code):
     """登录
 
     用 wx.login 得到的 code 换取 token，之后的请求都带上 Authorization: Bearer TOKEN，过期后重新
     登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
     """
-    code = read_field("code", read_object())
     leave_loop()
-    logins.count(address())
+    LOGINS.count(address())
     openid = wechat.account(*options.wechat_settings()).openid_of(code)
     token = apply(lambda: Token.issue(openid))
     exist = int(User.exists(openid))
-    return done(openid=openid, token=token, expires_in=models.TOKEN_SECONDS, exist=exist)
+    return {"openid": openid, "token": token, "expires_in": TOKEN_SECONDS, "exist": exist}
 
 
 def address():
     return network_of(request.environ.get("REMOTE_ADDR", ""))
 
 
-# A campus may be behind one address.
-logins = RateLimit(at_once=2000, per_second=2)
-
-
-@app.post("/usr/delete", changes=True)
-def delete_user():
+@app.post("/usr/delete", by="openid", changes="in steps", rate=LEAVINGS)
+def delete_user(openid):
     """注销
 
     删除个人信息、登录状态、成员身份和说过的话（留言还在原来的位置，openid 和 message 为空）。自己的
     房间交给最早加入的人，没有别人的就删除。重复注销等于注销一次。
     """
-    [openid] = read_fields("openid")
-    require_self(openid)
-    refuse_banned(openid)
-    leave_loop()
-    limit("delete_user")
-    leave(openid)
-    return done()
+    forget(openid)
 
 
 # 二、房间
 
 
 @app.post("/room/section")
-def section():
+def section(section, limit=LIMIT, before=None):
     """由分区名得到房间列表
 
     不分大小写和全角半角，但要整个分区名相同；新的在前。
     """
-    section, limit, before = read_fields("section", "limit", "before")
-    return done_page(Room.in_section(fold(section), limit, before))
+    return Room.in_section(fold(section), limit, before)
 
 
-@app.post("/room/add", changes=True)
-def add():
+@app.post(
+    "/room/add",
+    by="room_owner_id",
+    changes=True,
+    rate=ROOMS,
+    texts=("name", "section", "description"),
+    scene=FORUM,
+)
+def add(name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
     """创建房间
 
-    房主自动成为第一个成员。24 小时内再用同一个 request_id，得到的是第一次的回答，不会再创建。
+    房主自动成为第一个成员。
     """
-    name, section, description, room_owner_id, capacity, request_id = read_fields(
-        "name", "section", "description", "room_owner_id", "capacity", "request_id"
-    )
-    texts = {"name": name, "section": section, "description": description}
-
-    def open_room(doubtful):
-        owner = require_self(room_owner_id)
-        return Room.open(*texts.values(), owner, capacity, doubtful).room_id
-
-    room_id = once("add", room_owner_id, request_id, ROOM, texts, open_room)
-    return done(room_id=room_id)
+    return {"room_id": Room.open(name, section, description, room_owner_id, capacity)}
 
 
-@app.post("/room/kick", changes=True)
-def kick():
+@app.post(
+    "/room/kick",
+    changes=True,
+    errors="not_owner room_not_found member_not_found owner_cannot_leave",
+)
+def kick(room_id, openid):
     """踢人
 
     openid 是被踢的人；自己离开也用它。说过的话会留下。核实身份时，只有房主能让别人离开。
     """
-    room_id, openid = read_fields("room_id", "openid")
-    with write_as(request.caller.openid):
-        Room.by_id(room_id).remove(openid, request.caller)
-    return done()
+    Room.by_id(room_id).remove(openid, request.caller)
 
 
-@app.post("/room/delete", changes=True)
-def delete():
+@app.post("/room/delete", by="openid", changes=True, errors="not_owner room_not_found")
+def delete(room_id, openid):
     """删除房间
 
     openid 是自己，只有房主可以。成员和留言一并删除，房间号不再使用。
     """
-    room_id, openid = read_fields("room_id", "openid")
-    with write_as(openid):
-        Room.by_id(room_id).close(require_self(openid))
-    return done()
+    Room.by_id(room_id).close(openid)
 
 
-@app.post("/room/get_message")
-def get_message():
+@app.post("/room/get_message", errors="not_member room_not_found")
+def get_message(room_id, limit=LIMIT, before=None, after=None):
     """获得房间消息列表
 
     最新的一页，按发送顺序。before 得到更早的一页，after 只得到还没看过的；两者不能同时使用。
     核实身份时，只有成员能看。
     """
-    room_id, limit, before, after = read_fields("room_id", "limit", "before", "after")
-    page = Message.in_room(room_id, limit, before, after, request.caller)
-    return done_page(page)
+    return Message.in_room(room_id, limit, before, after, request.caller)
 
 
-@app.post("/room/send_message", changes=True)
-def send_message():
+@app.post(
+    "/room/send_message",
+    by="openid",
+    changes=True,
+    rate=MESSAGES,
+    texts=("message",),
+    scene=COMMENT,
+    errors="not_member room_not_found",
+)
+def send_message(room_id, openid, message):
     """留言
 
-    只有成员能留言。request_id 和创建房间时一样：再发一次，得到的是第一次的回答。
+    只有成员能留言。
     """
-    room_id, openid, message, request_id = read_fields("room_id", "openid", "message", "request_id")
-
-    def post(doubtful):
-        return Room.by_id(room_id).post(require_self(openid), message, doubtful)
-
-    message_id, time = once("send_message", openid, request_id, COMMENT, {"message": message}, post)
-    return done(message_id=message_id, time=time)
+    message_id, time = Room.by_id(room_id).post(openid, message)
+    return {"message_id": message_id, "time": time}
 
 
-@app.post("/room/complete", changes=True)
-def edit():
+def room_texts(room_id, name, section, description, **_):
+    """The room's texts as they will be, the new ones first; none where none is new.
+
+    WeChat checks them together, or a text could come in pieces.
+    """
+    sent = {"name": name, "section": section, "description": description}
+    new = {name: text for name, text in sent.items() if text is not None}
+    return new | Room.texts(room_id) | new if "".join(new.values()).strip(BLANKS) else {}
+
+
+@app.post(
+    "/room/complete",
+    by="openid",
+    changes=True,
+    texts=room_texts,
+    scene=FORUM,
+    errors="not_owner room_not_found capacity_too_small",
+)
+def edit(room_id, openid, name=None, section=None, description=None, capacity=None):
     """修改房间
 
     只有房主可以。不填的不变；内容相同则什么都不变。人数上限不能小于现在的人数。
     """
-    room_id, openid, changes = read_fields(
-        "room_id", "openid", optional=("name", "section", "description", "capacity")
-    )
-    texts = {name: text for name, text in changes.items() if name != "capacity"}
-    # All of them together, or a text could come in pieces; those that are new stand first.
-    together = texts | Room.texts(room_id) | texts if any(map(str.strip, texts.values())) else {}
-    doubtful = check_texts(ROOM, **together)
-    with write_as(openid):
-        Room.by_id(room_id).edit(require_self(openid), doubtful, **changes)
-    return done()
+    changes = {"name": name, "section": section, "description": description, "capacity": capacity}
+    Room.by_id(room_id).edit(openid, **changes)
 
 
-@app.post("/room/delete_message", changes=True)
-def delete_message():
+@app.post(
+    "/room/delete_message",
+    by="openid",
+    changes=True,
+    errors="not_owner room_not_found message_not_found",
+)
+def delete_message(room_id, openid, message_id):
     """删除留言
 
     发送者和房主可以。留言还在原来的位置，message 为空；重复删除等于删除一次。
     """
-    room_id, openid, message_id = read_fields("room_id", "openid", "message_id")
-    with write_as(openid):
-        Room.by_id(room_id).delete_message(message_id, require_self(openid))
-    return done()
+    Room.by_id(room_id).delete_message(message_id, openid)
 
 
-@app.post("/room/report", changes=True)
-def report():
+@app.post(
+    "/room/report",
+    by="openid",
+    changes=True,
+    rate=REPORTS,
+    errors="room_not_found message_not_found",
+)
+def report(room_id, openid, reason, message_id=None):
     """举报
 
     不填 message_id 是举报房间。只有运营者能看到，连同被举报的文字；同一个人对同一处只记一次。
     """
-    room_id, openid, reason, message = read_fields(
-        "room_id", "openid", "reason", optional=("message_id",)
-    )
-    limit("report")
-    with write_as(openid):
-        Room.by_id(room_id).report(require_self(openid), reason, **message)
-    return done()
+    Report.about(room_id, message_id, openid, reason)
 
 
 # 三、其他
 
 
 @app.post("/search")
-def search():
+def search(key, limit=LIMIT):
     """搜索房间
 
     一串数字是房间号；没有这个房间时，数字和文字一样是模糊搜索：不分大小写和全角半角，以空白分成几段，
     每一段都要出现在房间名、分区或描述里。房间名就是搜索内容的在最前，其次是每一段都在房间名里的，然后是
     其余的；各自新的在前。
     """
-    key, limit = read_fields("key", "limit")
-    return done_page(find(key, limit, request.caller.openid or address()))
+    return find(key, limit, request.caller.openid or address())
 
 
-@app.get("/time")
+@app.get("/time", anonymous=True)
 def time():
     """最新时间
 
     个人信息、房间、成员、留言有任何变化都会变大，没有变化就不动：只要轮询它，不同了再刷新列表。
     """
-    return done(last_time=Clock.read())
+    return {"last_time": Clock.read()}
 
 
 # The page that a browser sees, and the interface for developers and their tools
@@ -337,7 +322,7 @@ def openapi_json():
 
 @cache
 def document():
-    return openapi.document(app.routes, FIELDS, ERRORS, __version__)
+    return openapi.document(app.routes, ERRORS, __version__)
 
 
 STATIC = Path(__file__).with_name("static")
@@ -362,16 +347,16 @@ PAGE_HEADERS = {
 # Answering
 
 
-def done(**fields):
-    return answer(200, encode({"response_code": 1, **fields}))
-
-
-def done_page(page):
-    return answer(
-        200,
-        f'{{"response_code":1,"{page.name}":{page.array},"nicknames":{page.nicknames},'
-        f'"has_more":{encode(page.has_more)}}}',
-    )
+def done(result):
+    """Answer with what a handler returned: nothing, a dict, or a page."""
+    if isinstance(result, Page):
+        has_more = encode(result.has_more)
+        return answer(
+            200,
+            f'{{"response_code":1,"{result.name}":{result.array},'
+            f'"nicknames":{result.nicknames},"has_more":{has_more}}}',
+        )
+    return answer(200, encode({"response_code": 1, **(result or {})}))
 
 
 def refuse(error, retry_after=None, **fields):
@@ -426,12 +411,12 @@ ERRORS = {
 
 @app.install
 def answer_refusals(handler):
-    """Turn a refusal from anywhere below into its answer."""
+    """Turn what a handler returns, or a refusal from anywhere below, into an answer."""
 
     def refusing_handler():
         try:
             open_at_first_use()
-            return handler()
+            return done(handler())
         except Refused as refusal:
             return refuse(refusal.error, **refusal.fields)
         except (SetupError, DatabaseError, sqlite3.DatabaseError) as error:
@@ -440,6 +425,9 @@ def answer_refusals(handler):
             raise
 
     return refusing_handler
+
+
+app.install(Endpoint)  # inside of it
 
 
 @app.hook("before_request")
@@ -464,366 +452,6 @@ def refuse_in_bottle(error):
     return refuse(errors.get(error.status_code, "server_error"))
 
 
-# Reading and checking fields
-
-
-def read_fields(*names, optional=()):
-    """The named fields of the request's JSON, each read and checked, in this order.
-
-    Where some may be missing, a dict of the `optional` ones that were sent comes last. Before all
-    that, it finds who is calling.
-    """
-    sent = read_object()
-    request.caller = identify()
-    values = [read_field(name, sent) for name in names]
-    if optional:
-        there = (name for name in optional if sent.get(name) is not None)
-        values.append({name: read_field(name, sent) for name in there})
-    if "after" in names and None not in (sent.get("before"), sent.get("after")):
-        raise Refused("invalid_field", field="after", detail="before 和 after 不能同时使用")
-    return values
-
-
-def read_object():
-    try:
-        sent = decode(read_body().decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise Refused("invalid_json") from None
-    if not isinstance(sent, dict):
-        raise Refused("invalid_json")
-    return sent
-
-
-def read_body():
-    if request.content_length > BODY_AT_MOST:
-        raise Refused("too_large")
-    # If the server has already joined the chunks, Bottle must not parse them again.
-    is_joined = request.environ.get("wsgi.input_terminated")
-    body = request.environ["wsgi.input"] if is_joined else request.body
-    content = body.read(BODY_AT_MOST + 1)
-    if len(content) > BODY_AT_MOST:
-        raise Refused("too_large")
-    return content
-
-
-def parse_int(digits):
-    """The integer, cut where it is too large for anything: Python refuses thousands of digits."""
-    return int(digits[:60])
-
-
-def refuse_constant(name):
-    raise ValueError(f"{name} is not JSON")
-
-
-decode = json.JSONDecoder(parse_int=parse_int, parse_constant=refuse_constant).decode
-
-
-def read_field(name, sent):
-    value = sent.get(name)
-    if value is None and name in DEFAULTS:
-        return DEFAULTS[name]
-    field = FIELDS[name]
-    try:
-        if value is None:
-            raise ValueError("没有填写")
-        return field.read(value)
-    except ValueError as problem:
-        raise Refused("invalid_field", field=name, detail=f"{field.label}：{problem}") from None
-
-
-# A reader takes what was sent and returns what it stands for, or raises ValueError with the end
-# of the sentence that a toast shows.
-
-
-def word(value, at_most):
-    value = fit(not_blank(string(value)), at_most)
-    if any(map(str.isspace, value)):
-        raise ValueError("不能有空格")
-    if not value.isprintable():
-        raise ValueError(BAD_CHARACTER)
-    return value
-
-
-def line(value, at_most):
-    """One line, surrounding blanks cut off."""
-    return fit(not_blank(string(value).strip(models.BLANKS)), at_most)
-
-
-def line_as_sent(value, at_most):
-    return fit(not_blank(string(value)), at_most)
-
-
-def paragraphs(value, at_most):
-    return fit(string(value).translate(OFFICE_BREAKS), at_most, CONTROLS_BUT_BREAKS)
-
-
-def message_text(value):
-    return not_blank(paragraphs(value, models.MESSAGE_AT_MOST))
-
-
-def reason_text(value):
-    return not_blank(paragraphs(string(value).strip(models.BLANKS), models.REASON_AT_MOST))
-
-
-def sex(value):
-    """WeChat's code (1 男, 2 女, 0 未知), or a text."""
-    if type(value) is int and value in (0, 1, 2):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("应为 0、1、2 或文字")
-    return line_as_sent(value, models.SEX_AT_MOST)
-
-
-def preference(value):
-    if not isinstance(value, list):
-        raise ValueError("应为文字的列表")
-    if len(value) > models.PREFERENCES_AT_MOST:
-        raise ValueError(f"最多 {models.PREFERENCES_AT_MOST} 项")
-    try:
-        return [line_as_sent(each, models.PREFERENCE_AT_MOST) for each in value]
-    except ValueError as problem:
-        raise ValueError(f"每项{problem}") from None
-
-
-def section_name(value):
-    """A line, or a picker's index, which stands for its digits."""
-    return line(str(value) if type(value) is int else value, models.SECTION_AT_MOST)
-
-
-def search_key(value):
-    """A line, or a number, which stands for its digits."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return str(value) if type(value) in (int, float) else line(value, models.KEY_AT_MOST)
-
-
-def integer_between(value, at_least, at_most):
-    with suppress(ValueError):
-        value = integer(value)
-        if at_least <= value <= at_most:
-            return value
-    raise ValueError(f"应为 {at_least}–{at_most} 的整数")
-
-
-def integer(value, at_least=1):
-    """An integer or a string of digits. One too large for any row becomes the largest."""
-    if isinstance(value, str) and DIGITS.fullmatch(value):
-        value = parse_int(value.lstrip("0０") or "0")
-    if type(value) is not int or value < at_least:
-        raise ValueError("应为正整数" if at_least else "应为 0 或正整数")
-    return min(value, models.ID_AT_MOST)
-
-
-def string(value):
-    """A text of whole characters: half of a surrogate pair, an emoji cut in two, becomes U+FFFD."""
-    if not isinstance(value, str):
-        raise ValueError("应为文字")
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def not_blank(value):
-    if not value.strip(models.BLANKS):
-        raise ValueError("不能是空白")
-    return value
-
-
-def fit(value, at_most, controls=CONTROLS):
-    if len(value) > at_most:
-        raise ValueError(f"最多 {at_most} 个字")
-    if found := controls.search(value):
-        raise ValueError("不能换行" if found[0] in "\r\n" else BAD_CHARACTER)
-    return value
-
-
-class Field(NamedTuple):
-    label: str  # what a toast calls it
-    read: Callable[[Any], Any]
-    rule: str  # for developers
-
-
-# The fields of the document, each with one reader, whatever endpoint uses it.
-FIELDS = {
-    "openid": Field(
-        "openid",
-        partial(word, at_most=models.OPENID_AT_MOST),
-        f"由微信给出，1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
-    ),
-    "sex": Field(
-        "性别",
-        sex,
-        f"微信的代码 0（未知）、1（男）、2（女），或 1–{models.SEX_AT_MOST} 个字的文字；原样返回",
-    ),
-    "preference": Field(
-        "偏好",
-        preference,
-        f"最多 {models.PREFERENCES_AT_MOST} 项，每项 1–{models.PREFERENCE_AT_MOST} 个字，"
-        "不能是空白；原样返回",
-    ),
-    "nickname": Field(
-        "昵称",
-        partial(line, at_most=models.NICKNAME_AT_MOST),
-        f"1–{models.NICKNAME_AT_MOST} 个字，不能换行，首尾空白会去掉；可以和别人的相同",
-    ),
-    "room_id": Field("房间号", integer, "正整数，由数字组成的字符串也可以"),
-    "name": Field(
-        "房间名",
-        partial(line, at_most=models.NAME_AT_MOST),
-        f"1–{models.NAME_AT_MOST} 个字，不能换行，首尾空白会去掉",
-    ),
-    "section": Field(
-        "分区名",
-        section_name,
-        f"1–{models.SECTION_AT_MOST} 个字，不能换行，首尾空白会去掉；"
-        "整数（选择器的序号）按其数字处理",
-    ),
-    "description": Field(
-        "房间描述",
-        partial(paragraphs, at_most=models.DESCRIPTION_AT_MOST),
-        f"0–{models.DESCRIPTION_AT_MOST} 个字，可以换行和用制表符",
-    ),
-    "room_owner_id": Field(
-        "room_owner_id",
-        partial(word, at_most=models.OPENID_AT_MOST),
-        f"房主的 openid，也就是自己的，1–{models.OPENID_AT_MOST} 个可见字符，不含空格",
-    ),
-    "capacity": Field(
-        "人数上限",
-        partial(integer_between, at_least=models.CAPACITY_AT_LEAST, at_most=models.MEMBERS_AT_MOST),
-        f"房间最多几人，房主也算，{models.CAPACITY_AT_LEAST}–{models.MEMBERS_AT_MOST} 的整数，"
-        f"创建时不填为 {models.MEMBERS_AT_MOST}",
-    ),
-    "message": Field(
-        "留言",
-        message_text,
-        f"1–{models.MESSAGE_AT_MOST} 个字，不能是空白，可以换行和用制表符；原样保存",
-    ),
-    "message_id": Field("message_id", integer, "留言的 message_id，正整数"),
-    "request_id": Field(
-        "request_id",
-        partial(word, at_most=models.REQUEST_ID_AT_MOST),
-        f"客户端自己定的 1–{models.REQUEST_ID_AT_MOST} 个可见字符，不含空格；"
-        "没有收到回答时用同一个再发一次，不会做两次",
-    ),
-    "reason": Field(
-        "理由",
-        reason_text,
-        f"1–{models.REASON_AT_MOST} 个字，可以换行，首尾空白会去掉",
-    ),
-    "key": Field("搜索内容", search_key, f"数字，或 1–{models.KEY_AT_MOST} 个字，首尾空白会去掉"),
-    "limit": Field(
-        "limit",
-        partial(integer_between, at_least=1, at_most=models.LIMIT_AT_MOST),
-        f"最多几条，1–{models.LIMIT_AT_MOST} 的整数，不填为 {LIMIT_BY_DEFAULT}",
-    ),
-    "before": Field("before", integer, "一个 room_id 或 message_id：比它旧的一页"),
-    "after": Field(
-        "after",
-        partial(integer, at_least=0),
-        "一个 message_id，0 表示从头开始：比它新的、最旧的一页",
-    ),
-    "code": Field(
-        "code",
-        partial(word, at_most=models.CODE_AT_MOST),
-        f"wx.login 给的 1–{models.CODE_AT_MOST} 个字符，只能用一次",
-    ),
-}
-# What some stand for when they are missing.
-DEFAULTS = {
-    "nickname": None,
-    "capacity": models.MEMBERS_AT_MOST,
-    "request_id": None,
-    "limit": LIMIT_BY_DEFAULT,
-    "before": models.ID_AT_MOST,
-    "after": None,
-}
-
-
-# Who is calling
-
-
-def identify():
-    """Who is calling; Refused where callers are verified and the token does not say who."""
-    if not options.is_verified():
-        return Anyone()
-    scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Refused("login_required")
-    return Token.caller(token.strip(), changes="changes" in request.route.config)
-
-
-def require_self(openid):
-    """The openid that acts, which must be the caller's own."""
-    if not request.caller.may_act_as(openid):
-        raise Refused("identity_mismatch")
-    return openid
-
-
-def refuse_banned(openid):
-    """Refuse a banned openid where nobody is verified; else identify() refuses a banned caller."""
-    if not options.is_verified() and Ban.exists(openid):
-        raise Refused("banned")
-
-
-@contextmanager
-def write_as(openid):
-    """Do what is inside as one change by openid, who is not banned."""
-    with change():
-        identify()  # once more: the caller may have been banned or have left in the meantime
-        refuse_banned(openid)
-        yield
-        ClosedRoom.clean_up()
-
-
-# What is asked of verified callers before they change something
-
-# Everyone may do so much at once, then so much an hour or a minute.
-LIMITS = {
-    "add": RateLimit(at_once=10, per_second=10 / 3600),
-    "join": RateLimit(at_once=60, per_second=60 / 60),
-    "send_message": RateLimit(at_once=30, per_second=30 / 60),
-    "report": RateLimit(at_once=10, per_second=10 / 3600),
-    "delete_user": RateLimit(at_once=10, per_second=10 / 3600),
-}
-PROFILE, COMMENT, ROOM = 1, 2, 3  # the scenes of WeChat's check: 资料, 评论, 论坛
-
-
-def limit(endpoint):
-    if options.is_verified():
-        LIMITS[endpoint].count(request.caller.openid)
-
-
-def check_texts(scene, **texts):
-    """Have WeChat check what others will see; what it leaves to the operator is returned."""
-    found = {name: text for name, text in texts.items() if isinstance(text, (str, list))}
-    content = "\n".join(
-        " ".join(text) if isinstance(text, list) else text for text in found.values()
-    )
-    if not content.strip(models.BLANKS) or not options.texts_are_checked():
-        return ""
-    account = wechat.account(*options.wechat_settings())
-    suggestion = account.suggestion(request.caller.openid, scene, content)
-    if suggestion == "risky":
-        raise Refused("risky_content", field=next(iter(found)))
-    return content if suggestion == "review" else ""
-
-
-def once(endpoint, openid, request_id, scene, texts, act):
-    """What act() returns, as one change; sent again within a day, what it returned the first time.
-
-    act takes what WeChat leaves to the operator.
-    """
-    is_own = request_id and request.caller.may_act_as(openid)
-    key = is_own and (endpoint, openid, request_id)
-    first = key and Memory.find(*key)
-    if first:
-        refuse_banned(openid)
-        return first
-    limit(endpoint)
-    doubtful = check_texts(scene, **texts)
-    with write_as(openid):
-        return Memory.once(lambda: act(doubtful), *key) if key else act(doubtful)
-
-
 # Running it
 
 opening = threading.Lock()
@@ -833,15 +461,20 @@ def open_at_first_use():
     """Open the database where main() has not done so: under another WSGI server."""
     with opening:
         if database.deferred:
-            open_database(options.setting("database"))
+            open_database(options.setting("database"), may_upgrade=True)
 
 
-def main():
+def main(words=None):
+    """Serve, or run a command: these words, or those of the command line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every console knows every character
     parser = options.parser(run, __version__)
     try:
-        arguments = parser.parse_args()
+        arguments = parser.parse_args(words)
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as when it is piped into `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SetupError as problem:
         parser.error(str(problem))
     except Refused:
@@ -856,7 +489,7 @@ def run(arguments):
     is_verified = options.is_verified()
     options.check_environment()
     listener = listen(arguments.host, arguments.port)
-    open_database(arguments.database)
+    open_database(arguments.database, may_upgrade=True)
     loop = start_loop(
         app if arguments.quiet else log_requests(app),
         listener,

@@ -8,7 +8,7 @@ from threading import BoundedSemaphore
 
 from peewee import SQL, DatabaseError
 
-from models import ID_AT_MOST, IN_NAME, IN_TEXT, Room, RoomIndex, fold, separate
+from models import ID_AT_MOST, Room
 from service.database import (
     Refused,
     compiled,
@@ -19,6 +19,7 @@ from service.database import (
     read_apart,
     read_at_once,
 )
+from service.text import IN_NAME, IN_TEXT, RoomIndex, fold, separate
 
 DIGITS = re.compile("[0-9０-９]+")
 SECONDS_AT_ONCE = 0.005  # for which a search may hold up others

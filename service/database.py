@@ -1,17 +1,25 @@
-"""The SQLite file: changes and their batches, reading, opening, upgrading, copying, checking."""
+"""The SQLite file: changes and their batches, reading, and opening it."""
 
 import logging
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 
-from peewee import SQL, DatabaseError, OperationalError, SqliteDatabase, ValueLiterals
+from peewee import (
+    SQL,
+    Check,
+    DatabaseError,
+    Model,
+    OperationalError,
+    SqliteDatabase,
+    ValueLiterals,
+)
 
 try:
     import fcntl
@@ -21,8 +29,11 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
 BUSY_SECONDS = 5  # how long a command, or a thread, waits for another program
 LOOP_BUSY_SECONDS = 0.1  # how long everybody waits with the loop
 RETRY_SECONDS = 0.0005
-LOG_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
+WAL_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
+SCHEMA_VERSION = 6
+OLDEST_VERSION = 5  # that is upgraded
+DAY_MS = 24 * 60 * 60 * 1000
 
 log = logging.getLogger("roomapp")
 
@@ -72,6 +83,21 @@ class Database(SqliteDatabase):
 
 
 database = Database()
+
+
+class Table(Model):
+    class Meta:
+        database = database
+        legacy_table_names = False
+
+
+def length(column, at_least, at_most):
+    return Check(f"length({column}) BETWEEN {at_least} AND {at_most}")
+
+
+def now():
+    """Milliseconds since 1970, as the machine's clock has it."""
+    return time.time_ns() // 1_000_000
 
 
 # Changing
@@ -308,7 +334,7 @@ def is_busy(error):
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_INTERRUPT)
 
 
-def prepared(build):
+def prepared(build, result=list):
     """Turn a function that builds a query into one that runs it and returns its rows.
 
     The query is built once, with placeholders for the arguments, so it must not depend on their
@@ -321,9 +347,14 @@ def prepared(build):
         return compiled(build(*(SQL(f":{name}") for name in names)))
 
     def run(*values):
-        return execute(sql(), dict(zip(names, values, strict=True)))
+        return result(execute(sql(), dict(zip(names, values, strict=True))))
 
     return staticmethod(run)
+
+
+# Whether there is a row, and the one value of the one row.
+prepared_test = partial(prepared, result=bool)
+prepared_value = partial(prepared, result=lambda rows: rows[0][0])
 
 
 def compiled(query):
@@ -333,8 +364,8 @@ def compiled(query):
 # The file
 
 
-def open_database(path, version, create_tables, upgrade_tables):
-    """Open the file at `path`; it is created or upgraded as needed.
+def open_file(path, make_tables):
+    """Open the file at `path`, and have its tables made where they are missing or older.
 
     Raises SetupError, and leaves the file as it is, when it cannot be opened or is not ours; and
     Refused when another program is writing it.
@@ -350,14 +381,21 @@ def open_database(path, version, create_tables, upgrade_tables):
             "foreign_keys": "on",
             "secure_delete": "on",  # what is deleted is overwritten
             "cache_size": -8_000,
-            "journal_size_limit": LOG_AT_MOST,
+            "journal_size_limit": WAL_AT_MOST,
         },
     )
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         database.folder = open_folder(path)
         with process_lock(database.folder):
-            make_ready(path, version, create_tables, upgrade_tables)
+            if not has_database(path):
+                path.touch(0o600)
+            if not os.access(path, os.W_OK):  # SQLite would silently open it for reading
+                raise SetupError(f"{path} cannot be written")
+            make_tables(path)
+            if database.pragma("journal_mode", "wal") != "wal":
+                raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
+            database.execute_sql("SELECT 1 FROM clock")  # SQLite makes its log at the first look
         database.files = {each: os.stat(each) for each in (str(path), f"{path}-wal")}
         database.pragma("busy_timeout", 0)  # begin() waits
     except (SetupError, Refused):
@@ -366,25 +404,6 @@ def open_database(path, version, create_tables, upgrade_tables):
     except (DatabaseError, sqlite3.DatabaseError, OSError) as error:
         close_database()
         raise SetupError(f"cannot open the database {path}: {error}") from error
-
-
-def make_ready(path, version, create_tables, upgrade_tables):
-    is_new = not has_database(path, version)
-    if is_new:
-        path.touch(0o600)
-    if not os.access(path, os.W_OK):  # SQLite would silently open it for reading
-        raise SetupError(f"{path} cannot be written")
-    if is_new:
-        with database.atomic("IMMEDIATE"):
-            create_tables()
-            database.application_id = APPLICATION_ID
-            database.user_version = version
-    if database.pragma("journal_mode", "wal") != "wal":
-        raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
-    if database.user_version > version:  # as the log has it, not yet the header
-        raise SetupError(f"{path} was made by a newer version of roomapp")
-    if database.user_version < version:
-        upgrade(path, version, upgrade_tables)
 
 
 def close_database():
@@ -411,7 +430,7 @@ def is_same(path, used):
         return False
 
 
-def has_database(path, newest):
+def has_database(path):
     """Whether a file holds a database of ours rather than nothing; SetupError for anything else.
 
     The file's header tells (sqlite.org/fileformat.html): SQLite would fold the log of another
@@ -425,89 +444,12 @@ def has_database(path, newest):
         raise SetupError(f"{path} is not an SQLite database")
     if header and int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise SetupError(f"{path} belongs to another program")
-    if int.from_bytes(header[60:64], "big") > newest:
-        raise SetupError(f"{path} was made by a newer version of roomapp")
+    check_version(path, int.from_bytes(header[60:64], "big") if header else SCHEMA_VERSION)
     return bool(header)
 
 
-def upgrade(path, version, upgrade_tables):
-    """Bring an older schema up to date in one transaction, after a copy beside it."""
-    old = dated(path, f"version-{database.user_version}")
-    log.warning("%s has an older schema and is upgraded, after a copy to %s", path, old)
-    copy(database.connection(), old)
-    database.foreign_keys = 0  # or dropping a table would delete the rows that refer to it
-    try:
-        with database.atomic():
-            upgrade_tables(database.user_version)
-            verify(database.connection())
-            database.user_version = version
-    except BaseException:
-        old.unlink()
-        raise
-    database.foreign_keys = 1
-
-
-def copy(connection, file):
-    """Copy the database of an sqlite3 connection, as it is at this moment, to a new file.
-
-    Once this returns the copy is checked and on the disk. Raises FileExistsError, and SetupError
-    if the copy is damaged.
-    """
-    if file.exists():
-        raise FileExistsError(f"{file} exists already")
-    unfinished = dated(file, "unfinished")
-    delete_unfinished(file.parent)
-    try:
-        unfinished.touch(0o600)
-        connection.set_progress_handler(lambda: None, 10_000)  # lets Ctrl-C in
-        connection.execute("VACUUM INTO ?", [str(unfinished)])
-        with closing(sqlite3.connect(unfinished)) as finished:
-            verify(finished)
-        sync(unfinished)
-        os.link(unfinished, file)  # a rename would replace an existing file
-    finally:
-        unfinished.unlink(missing_ok=True)
-    sync(file)
-
-
-def delete_unfinished(folder):
-    """Delete the copies at which a process was killed, an hour ago or longer."""
-    for label in ("unfinished", "restoring"):
-        for left in folder.glob(f"*.{label}-*Z"):
-            if left.stat().st_mtime < time() - 3600:
-                left.unlink()
-
-
-def verify(connection):
-    """Raise SetupError when SQLite finds a database damaged."""
-    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict == "ok" and connection.execute("PRAGMA foreign_key_check").fetchone():
-        verdict = "there are members without a room"
-    if verdict == "ok" and has_orphans(connection):
-        verdict = "there are messages without a room"
-    if verdict != "ok":
-        raise SetupError(f"the database is damaged: {verdict}")
-
-
-def has_orphans(connection):
-    """Whether there are messages of no room, nor of one that was deleted a moment ago."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    orphans = """
-        SELECT 1 FROM message WHERE room_id NOT IN (
-            SELECT room_id FROM room UNION ALL SELECT room_id FROM closed_room) LIMIT 1"""
-    return version > 5 and connection.execute(orphans).fetchone()  # before, the foreign key tells
-
-
-def sync(file):
-    """Flush a file and its folder entry to disk."""
-    with open(file, "rb+") as opened:
-        os.fsync(opened.fileno())
-    if os.name != "nt":  # Windows opens no folders
-        folder = os.open(file.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def dated(path, label):
-    """A name beside `path` that says why and when, to the microsecond in UTC."""
-    return Path(f"{path}.{label}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}Z")
+def check_version(path, version):
+    if version > SCHEMA_VERSION:
+        raise SetupError(f"{path} was made by a newer version of roomapp")
+    if version < OLDEST_VERSION:
+        raise SetupError(f"{path} was made by a version of roomapp that was never released")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from peewee import DatabaseError
 
-from models import Room, Token, User
+from models import Room, User
 from service.database import Refused, SetupError, change, close_database
+from service.login import Token
 from service.schema import open_database
 
 CAMPUS = Path(__file__).parent.parent / "data" / "demo.json"
@@ -33,7 +34,7 @@ def fill(path):
 
 
 def add_room(members, messages, **fields):
-    room = Room.open(**fields)
+    room = Room.by_id(Room.open(**fields))
     for openid in members:
         room.admit(openid)
     for message in messages:

@@ -1,48 +1,114 @@
-"""What the operator does beside a running service: read reports, remove, ban, forget."""
+"""What people report, and what the operator does beside a running service."""
 
-import shutil
-import signal
 import sys
 import unicodedata
-from contextlib import contextmanager
 from datetime import datetime
-from itertools import zip_longest
-from time import monotonic
 
-from models import Ban, Message, Report, Room, Token, forget_all, leave
-from service.database import (
-    BUSY_SECONDS,
-    Refused,
-    SetupError,
-    apply,
-    close_database,
-    database,
+from peewee import BigIntegerField, BooleanField, TextField
+
+from models import Message, Room
+from service.database import DAY_MS, Refused, Table, apply, now, prepared
+from service.login import Ban, Token, forget_all
+from service.login import forget as forget_person
+from service.memory import delete_two_invalid
+
+REPORT_DAYS = 180
+WIDTH = 80  # columns of a terminal
+
+
+class Report(Table):
+    """What somebody reported to the operator, with a copy of it; nobody else sees it.
+
+    `openid` said it. `reporter` is empty where WeChat was in doubt. A `message_id` of 0 is the
+    room itself, a `room_id` of 0 a profile. `time` is in milliseconds since 1970.
+    """
+
+    reporter = TextField()
+    openid = TextField(index=True)
+    room_id = BigIntegerField()
+    message_id = BigIntegerField()
+    text = TextField()
+    reason = TextField()
+    time = BigIntegerField(index=True)
+    is_open = BooleanField()
+
+    class Meta:
+        indexes = ((("room_id", "message_id"), False),)
+
+    @classmethod
+    def about(cls, room_id, message_id, openid, reason):
+        """Keep what openid reports: a message or, where message_id is None, a room."""
+        room = Room.by_id(room_id)
+        if message_id is None:
+            said_by, text = room.room_owner_id, "\n".join(Room.texts(room_id).values())
+        else:
+            said_by, text = Message.by_id(room_id, message_id)
+            if not text:
+                raise Refused("message_not_found")
+        cls.add(openid, said_by, room_id, message_id or 0, text, reason)
+
+    @classmethod
+    def add(cls, reporter, openid, room_id, message_id, text, reason):
+        """Keep a report, once for each person and target."""
+        earliest = now() - REPORT_DAYS * DAY_MS
+        cls.delete_old(earliest)
+        cls.insert_report(reporter, openid, room_id, message_id, text, reason, now())
+
+    @classmethod
+    def add_doubtful(cls, text, openid, room_id=0, message_id=0):
+        """Report a text that WeChat leaves to the operator, once while that report is open."""
+        same = {"openid": openid, "room_id": room_id, "message_id": message_id, "text": text}
+        if not cls.select().filter(reporter="", is_open=True, **same).exists():
+            cls.add("", openid, room_id, message_id, text, "微信建议人工审核")
+
+    @classmethod
+    def close(cls, which):
+        """Close open reports; how many there were."""
+        return cls.update(is_open=False).where(which, cls.is_open).execute()
+
+    @prepared
+    def insert_report(reporter, openid, room_id, message_id, text, reason, time):
+        report = Report.insert(
+            reporter=reporter,
+            openid=openid,
+            room_id=room_id,
+            message_id=message_id,
+            text=text,
+            reason=reason,
+            time=time,
+            is_open=True,
+        )
+        return report.on_conflict_ignore()
+
+    @prepared
+    def delete_old(earliest):
+        return delete_two_invalid(Report, Report.time < earliest)
+
+
+Report.add_index(
+    Report.reporter,
+    Report.room_id,
+    Report.message_id,
+    unique=True,
+    where=Report.reporter != "",
+    name="report_once",
 )
-from service.schema import open_database
-
-COLUMNS = {"NO": 4, "TIME": 10, "ROOM": 6, "MESSAGE": 13, "SAID BY": 14, "REPORTED BY": 14}
-REST = {"REASON AND TEXT": 40}  # as wide as the terminal allows, but no less than this
 
 
-def reports(path, show_all):
+# The commands. Each says in a line what it did, and exits with 1 when there was nothing to do.
+
+
+def reports(show_all):
     """Show the open reports, or all of them, the oldest first."""
-    with opened(path):
-        chosen = Report.select() if show_all else Report.select().where(Report.is_open)
-        found = list(chosen.order_by(Report.id))
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # when it is piped into `head`
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every character
+    chosen = Report.select() if show_all else Report.select().where(Report.is_open)
+    found = list(chosen.order_by(Report.id))
     if not found:
         finish("there are no reports" if show_all else "there are no open reports", found=False)
-    used = sum(COLUMNS.values()) + 2 * len(COLUMNS)
-    widest = shutil.get_terminal_size().columns - used
-    widths = [*COLUMNS.values(), max(widest, *REST.values())]
-    print_row([*COLUMNS, *REST], widths)
     for each in found:
-        print_row(cells(each), widths)
+        print(block(each, show_all))
 
 
-def remove(path, room_id, message_id):
+def remove(room_id, message_id):
     """Delete a room or, with a message_id, the text of one of its messages."""
     reported = Report.room_id == room_id
     what = f"room {room_id}"
@@ -63,60 +129,35 @@ def remove(path, room_id, message_id):
         except Refused as refusal:  # it may be gone already, but not its reports
             return f"nothing removed: {refusal.error.replace('_', ' ')}", closed
 
-    with opened(path):
-        outcome, closed = apply(act)
+    outcome, closed = apply(act)
     finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed"))
 
 
-def ban(path, openid):
+def ban(openid):
     """End somebody's tokens; what they change or log in to is refused from now on."""
 
     def act():
         Ban.insert(openid=openid).on_conflict_ignore().execute()
         return Report.close(Report.openid == openid)
 
-    with opened(path):
-        closed = apply(act)
-    finish(f"banned {openid}{and_closed(closed)}")
+    finish(f"banned {openid}{and_closed(apply(act))}")
 
 
-def unban(path, openid):
+def unban(openid):
     """Let somebody log in again; earlier tokens stay ended."""
-
-    def act():
-        return Ban.delete().where(Ban.openid == openid).execute()
-
-    with opened(path):
-        if Ban.exists(openid):
-            forget_all(Token, openid)
-        found = apply(act)
+    if Ban.exists(openid):
+        forget_all(Token, openid)
+    found = apply(lambda: Ban.delete().where(Ban.openid == openid).execute())
     finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
 
 
-def forget(path, openid):
+def forget(openid):
     """Delete what there is of somebody, as /usr/delete does."""
     is_room = (Report.message_id == 0) & Report.room_id.in_(Room.select(Room.room_id))
-    with opened(path):
-        found = leave(openid)
-        # A room that went to somebody else still has its texts.
-        closed = apply(lambda: Report.close((Report.openid == openid) & ~is_room))
+    found = forget_person(openid)
+    # A room that went to somebody else still has its texts.
+    closed = apply(lambda: Report.close((Report.openid == openid) & ~is_room))
     finish(f"{'forgot' if found else 'nothing of'} {openid}{and_closed(closed)}", found)
-
-
-@contextmanager
-def opened(path):
-    if not path.exists():
-        raise SetupError(f"there is no database {path}")
-    open_database(path)
-    try:
-        yield
-        deadline = monotonic() + BUSY_SECONDS
-        while database.must_empty_wal and monotonic() < deadline:
-            apply(lambda: None)  # its batch empties it, once no reader is in the way
-        if database.must_empty_wal:
-            print("a reader is in the way of the log: what was deleted is in it until it ends")
-    finally:
-        close_database()
 
 
 def finish(line, found=True):
@@ -128,41 +169,36 @@ def and_closed(closed):
     return f"; closed {closed} report{'s' * (closed > 1)}" if closed else ""
 
 
-# A table whose cells are as wide as a terminal shows them
+# Showing a report
 
 
-def cells(report):
-    moment = datetime.fromtimestamp(report.time / 1000)
-    return [
-        f"{report.id}",
-        f"{moment:%Y-%m-%d %H:%M}",
-        f"{report.room_id or ''}",
-        f"{report.message_id or ''}",
-        report.openid,
-        report.reporter or "WeChat",
-        f"[{report.reason}]\n{report.text}",
+def block(report, with_state):
+    """A report in lines of WIDTH columns; openids are whole, to be copied."""
+    moment = datetime.fromtimestamp(report.time / 1000).astimezone()
+    state = ", open" if report.is_open else ", settled"
+    message = f", message {report.message_id}" if report.message_id else ""
+    lines = [
+        f"report {report.id}, {moment:%Y-%m-%d %H:%M:%S %z}{state if with_state else ''}",
+        f"where: room {report.room_id}{message}" if report.room_id else "where: a profile",
+        f"said by: {report.openid}",
+        f"reported by: {report.reporter or 'WeChat'}",
+        "reason:",
+        *wrap(report.reason),
+        "text:",
+        *wrap(report.text),
     ]
+    return "\n".join(lines) + "\n"
 
 
-def print_row(cells, widths):
-    columns = [wrap(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    for parts in zip_longest(*columns, fillvalue=""):
-        padded = (
-            part + " " * (width - shown_width(part))
-            for part, width in zip(parts, widths, strict=True)
-        )
-        print("  ".join(padded).rstrip())
-
-
-def wrap(text, width):
-    lines = []
+def wrap(text, indent="    "):
     for paragraph in visible(text.expandtabs(4)).splitlines():
-        lines.append("")
+        line = indent
         for character in paragraph:
-            if shown_width(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    return lines
+            if shown_width(line + character) > WIDTH:
+                yield line
+                line = indent
+            line += character
+        yield line.rstrip()
 
 
 def visible(text):

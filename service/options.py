@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from models import ID_AT_MOST, OPENID_AT_MOST
 from service import backup, demo, moderation
 from service.database import SetupError
+from service.schema import run_beside_service
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -141,6 +142,7 @@ class Parser(ArgumentParser):
 def parser(serve, version):
     """The parser of the command line; what runs with the options is their `run`."""
     main = Parser(
+        prog="roomapp.py",
         description="Serve the rooms of a campus mini-program over HTTP, until Ctrl-C.",
         epilog="Each option can also be set by the environment variable named with it. "
         "The environment alone sets: "
@@ -158,14 +160,24 @@ def parser(serve, version):
     main.add_argument("--quiet", action="store_true", help="do not log the requests")
     main.add_argument("--version", action="version", version=f"roomapp {version}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (run, help, *arguments) in COMMANDS.items():
-        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        for argument, how in arguments:
-            command.add_argument(argument, **how)
-        # No default here: it would win over what stands before the command.
-        add_flag(command, "database", default=SUPPRESS)
-        command.set_defaults(run=run)
+    for name, (help, run, *arguments) in ON_THE_FILE.items():
+        add_command(commands, name, help, run, arguments)
+    for name, (help, run, *arguments) in BESIDE_THE_SERVICE.items():
+        add_command(commands, name, help, partial(run_beside_service, run), arguments)
     return main
+
+
+def add_command(commands, name, help, run, arguments):
+    """A command that calls run with the path of the database and its own arguments by name."""
+    command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    names = [command.add_argument(word, **how).dest for word, how in arguments]
+    # No default here: it would win over what stands before the command.
+    add_flag(command, "database", default=SUPPRESS)
+
+    def run_with(options):
+        run(options.database, **{name: getattr(options, name) for name in names})
+
+    command.set_defaults(run=run_with)
 
 
 def add_flag(parser, name, default):
@@ -177,51 +189,36 @@ def add_flag(parser, name, default):
 FILE = ("file", {"type": Path})
 OPENID = ("openid", {"type": openid})
 ID = partial(number, at_least=1, at_most=ID_AT_MOST)
+ALL = ("--all", {"dest": "show_all", "action": "store_true", "help": "the settled ones, too"})
 
-# command: (what runs it with the options, what it does, its arguments)
-COMMANDS = {
-    "backup": (
-        lambda options: backup.backup(options.database, options.file),
-        "copy the database to a new file, also while the service runs",
-        FILE,
-    ),
+# command: (what it does, what runs it, its arguments)
+ON_THE_FILE = {
+    "backup": ("copy the database to a new file, also while the service runs", backup.backup, FILE),
     "restore": (
-        lambda options: backup.restore(options.database, options.file),
         "put a copy of a file in the place of the database, while the service is stopped",
+        backup.restore,
         FILE,
     ),
-    "check": (
-        lambda options: backup.check(options.database),
-        "show how the database is, and exit with 1 when it is damaged",
-    ),
+    "check": ("show how the database is, and exit with 1 when it is damaged", backup.check),
+    "demo": ("fill an empty database with a campus to look at", demo.fill),
+}
+BESIDE_THE_SERVICE = {
     "reports": (
-        lambda options: moderation.reports(options.database, options.all),
         "show what people reported and nobody has settled, the oldest first",
-        ("--all", {"action": "store_true", "help": "the settled ones, too"}),
+        moderation.reports,
+        ALL,
     ),
     "remove": (
-        lambda options: moderation.remove(options.database, options.room_id, options.message_id),
         "delete a room or, with a message_id, the text of one of its messages",
+        moderation.remove,
         ("room_id", {"type": ID}),
         ("message_id", {"type": ID, "nargs": "?"}),
     ),
-    "ban": (
-        lambda options: moderation.ban(options.database, options.openid),
-        "let somebody neither log in nor change anything",
-        OPENID,
-    ),
-    "unban": (
-        lambda options: moderation.unban(options.database, options.openid),
-        "let somebody log in again",
-        OPENID,
-    ),
+    "ban": ("let somebody neither log in nor change anything", moderation.ban, OPENID),
+    "unban": ("let somebody log in again", moderation.unban, OPENID),
     "forget": (
-        lambda options: moderation.forget(options.database, options.openid),
         "delete somebody's profile, memberships and texts, as /usr/delete does",
+        moderation.forget,
         OPENID,
-    ),
-    "demo": (
-        lambda options: demo.fill(options.database),
-        "fill an empty database with a campus to look at",
     ),
 }

@@ -1,118 +1,131 @@
-"""The schema: creating the tables of a new file, and upgrading those of an older one."""
+"""The schema: making the tables of a new file, and upgrading those of an older one."""
 
-from models import (
-    PREFERENCE_AT_MOST,
-    Ban,
-    Clock,
-    ClosedRoom,
-    Member,
-    Memory,
-    Message,
-    Report,
-    Room,
-    RoomIndex,
-    Token,
-    User,
-    fold,
+import logging
+import sqlite3
+from contextlib import closing
+from functools import partial
+from time import monotonic
+
+from peewee import OperationalError
+
+from models import Clock, ClosedRoom, Member, Message, Room, User
+from service.backup import copy, dated, verify
+from service.database import (
+    APPLICATION_ID,
+    BUSY_SECONDS,
+    SCHEMA_VERSION,
+    SetupError,
+    apply,
+    check_version,
+    close_database,
+    database,
     now,
+    open_file,
 )
-from service import database as file
-from service.database import compiled, database
+from service.login import Ban, Token
+from service.memory import Memory
+from service.moderation import Report
+from service.text import RoomIndex
 
-SCHEMA_VERSION = 6
+TABLES = [Clock, User, Room, ClosedRoom, Member, Message, Memory, Report, Ban, Token]
+
+log = logging.getLogger("roomapp")
 
 
-def open_database(path):
-    """Open the file at `path` with these tables; see service.database.open_database."""
-    file.open_database(path, SCHEMA_VERSION, create_tables, upgrade_tables)
+def open_database(path, may_upgrade=False):
+    """Open the file at `path`, which is made where it is missing; see open_file for errors.
+
+    Only the service may upgrade one of an older version.
+    """
+    open_file(path, partial(make_tables, may_upgrade=may_upgrade))
+
+
+def run_beside_service(run, path, **arguments):
+    """Run a command on a database that is there, which may be in use."""
+    if not path.exists():
+        raise SetupError(f"there is no database {path}")
+    open_database(path)
+    try:
+        run(**arguments)
+    finally:
+        deadline = monotonic() + BUSY_SECONDS
+        while database.must_empty_wal and monotonic() < deadline:
+            apply(lambda: None)  # its batch empties it, once no reader is in the way
+        if database.must_empty_wal:
+            print("a reader is in the way of the log: what was deleted is in it until it ends")
+        close_database()
+
+
+def make_tables(path, may_upgrade):
+    if not database.get_tables():
+        with database.atomic("IMMEDIATE"):
+            create_tables()
+            database.application_id = APPLICATION_ID
+            database.user_version = SCHEMA_VERSION
+    version = database.user_version  # as the log has it, not yet the header
+    check_version(path, version)
+    if version == SCHEMA_VERSION:
+        return
+    if not may_upgrade:
+        raise SetupError(f"{path} has an older schema: restart the service first, to upgrade it")
+    upgrade(path, version)
 
 
 def create_tables():
-    database.create_tables(
-        [Clock, User, Room, ClosedRoom, Member, Message, Memory, Report, Ban, Token]
-    )
+    database.create_tables(TABLES)
     RoomIndex.create()
-    create_guards()
     Clock.insert(id=1, last_time=now()).execute()
 
 
-def create_guards():
-    for guard in GUARDS:
-        database.execute_sql(guard)
+def upgrade(path, version):
+    """Bring an older schema up to date in one transaction, after a copy beside it."""
+    try:
+        # SQLite gives up its log only for the last who has the file open.
+        database.pragma("journal_mode", "delete")
+    except OperationalError:
+        raise SetupError(f"{path} is in use: stop what has it open, to upgrade it") from None
+    old = find_copy(path, version) or dated(path, f"version-{version}")
+    log.warning("%s has an older schema and is upgraded, after a copy to %s", path, old)
+    if not old.exists():
+        copy(database.connection(), old)
+    database.foreign_keys = 0  # or dropping a table would delete the rows that refer to it
+    with database.atomic("IMMEDIATE"):
+        for step in range(version + 1, SCHEMA_VERSION + 1):
+            UPGRADES[step]()
+        verify(database.connection())
+        database.user_version = SCHEMA_VERSION
+    database.foreign_keys = 1
 
 
-# The limits that a CHECK of one row's columns cannot express.
-GUARDS = (
-    """
-    CREATE TRIGGER room_full BEFORE INSERT ON member
-    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id)
-        >= (SELECT capacity FROM room WHERE room_id = new.room_id)
-    BEGIN SELECT RAISE(ABORT, 'room_full'); END
-    """,
-    """
-    CREATE TRIGGER capacity_too_small BEFORE UPDATE OF capacity ON room
-    WHEN (SELECT count(*) FROM member WHERE room_id = new.room_id) > new.capacity
-    BEGIN SELECT RAISE(ABORT, 'capacity_too_small'); END
-    """,
-    f"""
-    CREATE TRIGGER bad_preference BEFORE INSERT ON user
-    WHEN EXISTS (
-        SELECT 1 FROM json_each(new.preference)
-        WHERE type != 'text' OR length(value) NOT BETWEEN 1 AND {PREFERENCE_AT_MOST}
-    )
-    BEGIN SELECT RAISE(ABORT, 'bad_preference'); END
-    """,
-)
+def find_copy(path, version):
+    """The copy that was made before an upgrade that did not end, where nothing came after it."""
+    last_time = "SELECT last_time FROM clock"
+    now_here = database.execute_sql(last_time).fetchone()
+    for each in path.parent.glob(f"{path.name}.version-{version}-*Z"):
+        with closing(sqlite3.connect(each)) as connection:
+            if connection.execute(last_time).fetchone() == now_here:
+                return each
+    return None
 
 
-def upgrade_tables(version):
-    """Bring the tables of an older version up to date."""
-    run = database.execute_sql
-    if version < 5:
-        run("DROP TRIGGER room_full")
-        run("DROP TRIGGER bad_preference")
-        add_column(Room.capacity)
-        if version < 4:
-            upgrade_rooms(version)
-        database.create_tables([Member, Memory, Report, Ban, Token])
-        rebuild(User, "openid, sex, preference, ''")
-        create_guards()
-    # A room is deleted before its messages.
+def delete_rooms_before_their_messages():
+    for trigger in ("room_full", "capacity_too_small", "bad_preference"):
+        database.execute_sql(f"DROP TRIGGER {trigger}")
     database.create_tables([ClosedRoom])
-    time = "time" if version >= 4 else "message_id"
-    rebuild(Message, f"room_id, message_id, openid, message, {time}")
+    rebuild(Message)
 
 
-def upgrade_rooms(version):
-    """Bring what is kept of rooms from version 1, 2 or 3 to version 4."""
-    run = database.execute_sql
-    if version < 2:
-        run('CREATE INDEX "room_folded_name" ON "room" ("folded_name")')
-    else:
-        run("DROP TABLE room_index")
-    add_column(Member.is_owner)
-    run(
-        "UPDATE member SET is_owner = 1 "
-        "WHERE openid = (SELECT room_owner_id FROM room WHERE room.room_id = member.room_id)"
-    )
-    run("ALTER TABLE room DROP COLUMN folded_description")
-    RoomIndex.create()
-    rooms = Room.select(Room.room_id, Room.name, Room.section, Room.description)
-    for room_id, name, section, description in rooms.order_by(-Room.room_id).tuples().iterator():
-        folded = {"folded_name": fold(name), "folded_section": fold(section)}
-        Room.update(folded).where(Room.room_id == room_id).execute()
-        RoomIndex.add(room_id, name, section, description)
-
-
-def add_column(field):
-    ddl = compiled(field.ddl(database.get_sql_context()))
-    database.execute_sql(f"ALTER TABLE {field.model._meta.table_name} ADD COLUMN {ddl}")
-
-
-def rebuild(table, columns):
-    """Create a table anew, with these columns of the old one in it."""
+def rebuild(table):
+    """Create a table anew, with all that the old one has in it."""
     name = table._meta.table_name
     database.execute_sql(f'ALTER TABLE "{name}" RENAME TO old')
+    for index in database.get_indexes("old"):
+        if not index.name.startswith("sqlite_"):
+            database.execute_sql(f'DROP INDEX "{index.name}"')
     database.create_tables([table])
-    database.execute_sql(f'INSERT INTO "{name}" SELECT {columns} FROM old')
+    database.execute_sql(f'INSERT INTO "{name}" SELECT * FROM old')
     database.execute_sql("DROP TABLE old")
+
+
+# version: what makes a file of the version before into one of this
+UPGRADES = {6: delete_rooms_before_their_messages}

@@ -50,7 +50,6 @@ def announce(listener, database, is_verified):
     if not (address.is_loopback or is_verified):
         log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
     link = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be of the console's letters
     print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
 
 

@@ -29,9 +29,9 @@ import floor
 import load
 import models
 import roomapp
-from models import fold, indexed_text
 from service.database import close_database
 from service.schema import open_database
+from service.text import fold, indexed_text
 
 # What is in every room's description, and in one room's.
 COMMON = ["一起来打球吧", "lol go", "🎮🏸🏀⚽🎲🎯"]

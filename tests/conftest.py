@@ -2,6 +2,7 @@
 
 import sqlite3
 import subprocess
+from collections import OrderedDict
 from contextlib import closing
 from itertools import chain
 
@@ -9,10 +10,11 @@ import pytest
 from webtest import TestApp
 
 import roomapp
+from document import RATES
 from models import Message
 from processes import ONE_SHOT, command, environment, servers
 from service import options, wechat
-from service.database import change, close_database
+from service.database import change, close_database, database
 from service.schema import open_database
 from wechat_server import APPID, SECRET, stand_in
 
@@ -142,8 +144,8 @@ def configure(monkeypatch):
             monkeypatch.setenv(name, value)
         options.setting.cache_clear()
 
-    for limit in (roomapp.logins, *roomapp.LIMITS.values()):
-        monkeypatch.setattr(limit, "used_until", type(limit.used_until)())
+    for limit in RATES:
+        monkeypatch.setattr(limit, "used_until", OrderedDict())
     wechat.account.cache_clear()
     yield configure
     options.setting.cache_clear()
@@ -226,17 +228,33 @@ def other_program(tmp_path):
 
 
 @pytest.fixture
-def operate(tmp_path):
+def operate(tmp_path, capsys):
     """Run a command of the operator's beside what is running; what it says, as lines."""
+    file = tmp_path / "roomapp.db"
 
     def operate(*words, status=0, **variables):
-        done = subprocess.run(
-            command(*words, "--database", tmp_path / "roomapp.db"),
-            env=environment(**{"PYTHONIOENCODING": "utf-8", **variables}),
-            **ONE_SHOT,
-        )
-        assert (done.returncode, done.stderr) == (status, ""), done
-        return done.stdout.splitlines()
+        words = [*map(str, words), "--database", str(file)]
+        if variables:
+            done = subprocess.run(command(*words), env=environment(**variables), **ONE_SHOT)
+            said = done.returncode, done.stdout, done.stderr
+        else:
+            said = call_main(words)
+        assert (said[0], said[2]) == (status, ""), said
+        return said[1].splitlines()
+
+    def call_main(words):
+        is_open = not database.deferred  # by this test, as if it were the service
+        if is_open:
+            close_database()
+        capsys.readouterr()
+        code = 0
+        try:
+            roomapp.main(words)
+        except SystemExit as end:
+            code = end.code
+        if is_open:
+            open_database(file)
+        return code, *capsys.readouterr()
 
     return operate
 

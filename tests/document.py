@@ -1,5 +1,9 @@
 """The interface document, as far as several tests need it."""
 
+import re
+
+from roomapp import LOGINS, app
+
 # Each endpoint that takes a body, with one that would be done.
 BODIES = {
     "/usr/complete": {"openid": "gang", "sex": 1, "preference": ["篮球"]},
@@ -24,23 +28,40 @@ BODIES = {
     "/room/report": {"room_id": 1, "openid": "hong", "reason": "广告"},
     "/search": {"key": "学习"},
 }
+# Those that take a request_id: what changes something, but for login and leaving.
+CHANGING = [
+    "/usr/complete",
+    "/usr/join",
+    "/room/add",
+    "/room/kick",
+    "/room/delete",
+    "/room/send_message",
+    "/room/complete",
+    "/room/delete_message",
+    "/room/report",
+]
 # What each takes beside that.
 OPTIONAL = {
     "/usr/complete": ["nickname"],
     "/usr/roomlist1": ["limit", "before"],
     "/usr/roomlist2": ["limit", "before"],
     "/room/section": ["limit", "before"],
-    "/room/add": ["capacity", "request_id"],
+    "/room/add": ["capacity"],
     "/room/get_message": ["limit", "before", "after"],
-    "/room/send_message": ["request_id"],
     "/room/complete": ["name", "section", "description", "capacity"],
     "/room/report": ["message_id"],
     "/search": ["limit"],
 }
 LISTS = ["/usr/roomlist1", "/usr/roomlist2", "/room/section", "/room/get_message", "/search"]
 
+# What may be done only so often.
+RATES = [LOGINS, *(route.config["rate"] for route in app.routes if "rate" in route.config)]
+
 # What is there for browsers and tools, beside the interface document.
 PAGES = ["/", "/static/<file:re:[a-z]+[.](?:css|js|svg)>", "/docs", "/openapi.json"]
+
+# Why a value is refused that its schema takes, which says types and lengths.
+BEYOND_SCHEMAS = re.compile("不能是空白|不能换行|不能有空格|含有不能使用的字符|应为.*整数")
 
 # Of each field the least and the most that it takes,
 LEAST_AND_MOST = [

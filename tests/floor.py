@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from bottle import Bottle, request, response
 
-from models import IN_NAME, IN_TEXT, fold, indexed_text
 from search import like_pattern
+from service.text import IN_NAME, IN_TEXT, fold, indexed_text
 
 app = Bottle()
 local = threading.local()

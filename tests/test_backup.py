@@ -16,11 +16,12 @@ import pytest
 from peewee import OperationalError
 from webtest import TestApp
 
-from models import Token
 from processes import ONE_SHOT, command, environment, linux, make_database, signals, start_error
 from roomapp import app
 from service import backup, schema
 from service.database import SetupError, close_database, database
+from service.login import Token
+from service.moderation import Report
 from service.schema import SCHEMA_VERSION, open_database
 
 
@@ -340,10 +341,10 @@ def test_a_check_of_a_damaged_database_exits_with_1(run, file, damage):
 # Older schemas
 
 
-@pytest.fixture(params=[1, 2, 3, 4])
-def old_database(request, file):
-    """A database as an older version made it, with a profile, a room and two messages."""
-    script = Path(__file__).with_name(f"schema_{request.param}.sql")
+@pytest.fixture
+def old_database(file):
+    """A database as version 5 made it, with a profile, a room and two messages."""
+    script = Path(__file__).with_name("schema_5.sql")
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(script.read_text(encoding="utf-8"))
     yield file
@@ -360,19 +361,18 @@ def post(url, **fields):
 
 
 def test_an_older_database_answers_as_it_did(old_database):
-    (version,) = query(old_database, "PRAGMA user_version")
-    time = "time" if version >= 4 else "message_id"  # what earlier versions showed
     message_ids = query(old_database, "SELECT message_id FROM message ORDER BY message_id")
-    times = query(old_database, f"SELECT {time} FROM message ORDER BY message_id")
-    tokens = query(old_database, "SELECT digest FROM token") if version >= 3 else []
-    open_database(old_database)
-    assert [token.digest for token in Token.select()] == tokens
+    times = query(old_database, "SELECT time FROM message ORDER BY message_id")
+    open_database(old_database, may_upgrade=True)
+    assert [token.openid for token in Token.select()] == ["ming"]
     info = post("/usr/info", openid="ming")
     assert (info["sex"], info["preference"]) == ("男", ["羽毛球", "桌游"])
-    assert info["nickname"] == ""
+    assert info["nickname"] == "小明"
     (room,) = post("/search", key=2)["rooms"]
     assert (room["name"], room["users_id"]) == ("ＬＯＬ 开黑", ["ming", "hong"])
-    assert room["capacity"] == 500
+    assert room["capacity"] == 5
+    for key in ("lol 开黑", "黑", "OL", "今晚"):
+        assert post("/search", key=key)["rooms"] == [room]
     (mine,) = post("/usr/roomlist2", openid="hong")["rooms"]
     assert mine == {**room, "last_message_id": message_ids[-1]}
     messages = post("/room/get_message", room_id=2)["messages"]
@@ -380,47 +380,104 @@ def test_an_older_database_answers_as_it_did(old_database):
     assert [each["message_id"] for each in messages] == message_ids
     sent = [datetime.fromisoformat(each["time"].replace("Z", "+00:00")) for each in messages]
     assert [round(each.timestamp() * 1000) for each in sent] == times
-
-
-@pytest.mark.parametrize("key", ["lol 开黑", "黑", "OL", "今晚"])
-def test_rooms_of_an_older_database_are_found_by_their_text(old_database, key):
-    open_database(old_database)
-    assert [room["room_id"] for room in post("/search", key=key)["rooms"]] == [2]
+    assert [report.reason for report in Report.select()] == ["广告"]
 
 
 def test_the_ids_of_an_older_database_are_not_used_again(old_database):
-    open_database(old_database)
+    open_database(old_database, may_upgrade=True)
     post("/room/delete", room_id=2, openid="ming")
     room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
     assert post("/room/add", **room)["room_id"] == 3
 
 
 def test_an_upgraded_database_is_like_a_new_one_and_the_old_one_is_kept(old_database, tmp_path):
-    (version,) = query(old_database, "PRAGMA user_version")
     before = objects(old_database)
-    open_database(old_database)
+    open_database(old_database, may_upgrade=True)
     close_database()
     make_database(tmp_path / "new.db")
     assert objects(old_database) == objects(tmp_path / "new.db")
     assert query(old_database, "PRAGMA user_version") == [SCHEMA_VERSION]
-    (copy,) = tmp_path.glob(f"roomapp.db.version-{version}-*Z")
+    (copy,) = tmp_path.glob("roomapp.db.version-5-*Z")
     assert objects(copy) == before
-    open_database(old_database)
+    open_database(old_database, may_upgrade=True)
     assert len(list(tmp_path.glob("*version*"))) == 1, "one upgrade, one copy"
 
 
-def test_an_upgrade_that_fails_changes_nothing(old_database, monkeypatch):
-    def fail(version):
+def test_an_upgrade_that_fails_changes_nothing_and_copies_once(old_database, monkeypatch):
+    def fail():
         database.execute_sql("DROP TABLE message")
         raise OperationalError("no more")
 
-    (version,) = query(old_database, "PRAGMA user_version")
-    monkeypatch.setattr(schema, "upgrade_tables", fail)
-    with pytest.raises(SetupError, match="no more"):
-        open_database(old_database)
-    assert query(old_database, "PRAGMA user_version") == [version]
+    monkeypatch.setattr(schema, "UPGRADES", {6: fail})
+    for _ in range(2):
+        with pytest.raises(SetupError, match="no more"):
+            open_database(old_database, may_upgrade=True)
+        assert query(old_database, "PRAGMA user_version") == [5]
+        assert query(old_database, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
+        assert len(list(old_database.parent.glob("*version*"))) == 1
+    monkeypatch.undo()
+    open_database(old_database, may_upgrade=True)
+    assert len(list(old_database.parent.glob("*version*"))) == 1
+
+
+def test_only_the_service_upgrades(old_database, run):
+    before = old_database.read_bytes()
+    for words in (["reports"], ["remove", "2"], ["ban", "hong"], ["forget", "ming"], ["demo"]):
+        done = run(*words, status=2)
+        assert "restart the service first" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert old_database.read_bytes() == before
+
+
+def test_an_older_database_that_is_in_use_is_not_upgraded(old_database, monkeypatch):
+    monkeypatch.setattr("service.database.BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(old_database)) as other:
+        other.execute("PRAGMA journal_mode = wal")
+        other.execute("SELECT * FROM clock").fetchall()
+        with pytest.raises(SetupError, match="in use"):
+            open_database(old_database, may_upgrade=True)
+    assert query(old_database, "PRAGMA user_version") == [5]
+    open_database(old_database, may_upgrade=True)
+
+
+def test_an_older_database_is_checked_copied_and_put_back(old_database, run, tmp_path):
+    assert "schema     5, of 6 known" in run("check").stdout
+    run("backup", tmp_path / "copy.db")
+    assert query(tmp_path / "copy.db", "PRAGMA user_version") == [5]
+    old_database.unlink()
+    run("restore", tmp_path / "copy.db")
     assert query(old_database, "SELECT message FROM message") == ["今晚八点？", "好 🎮"]
-    assert not list(old_database.parent.glob("*version*")), "and leaves no copy"
+
+
+def test_what_was_never_released_is_one_line(old_database, run):
+    with closing(sqlite3.connect(old_database)) as connection:
+        connection.execute("PRAGMA user_version = 4")
+    assert "never released" in start_error("--port=0", "--database", old_database)
+    assert "never released" in run("check", status=2).stderr
+
+
+def test_links_and_synced_folders_are_not_needed(file, tmp_path, monkeypatch):
+    """As on exFAT and some shares."""
+
+    def refuse(*_):
+        raise OSError("not here")
+
+    make_database(file)
+    monkeypatch.setattr(os, "link", refuse)
+    real_fsync = os.fsync
+    folders = {os.stat(tmp_path).st_ino}
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda number: refuse() if os.fstat(number).st_ino in folders else real_fsync(number),
+    )
+    backup.backup(file, tmp_path / "copy.db")
+    with pytest.raises(SetupError, match="exists"):
+        backup.backup(file, tmp_path / "copy.db")
+    backup.restore(file, tmp_path / "copy.db")
+    assert query(file, "PRAGMA integrity_check") == ["ok"]
+    assert len(list(tmp_path.glob("roomapp.db.replaced-*Z"))) == 1
+    assert not list(tmp_path.glob("*unfinished*"))
 
 
 def test_what_a_killed_backup_left_is_deleted_an_hour_later(run, file, tmp_path):

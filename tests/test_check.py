@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
@@ -12,9 +13,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 import roomapp
-from models import Report
+from document import RATES
+from models import Room
 from processes import read_answer
 from service import limits, wechat
+from service.database import change
+from service.login import Ban
+from service.moderation import Report
 from wechat_server import CHECK, SECRET, TOKEN, reply, stand_in
 
 PROFILE, COMMENT, ROOM = 1, 2, 3
@@ -103,8 +108,8 @@ def clock(ming, monkeypatch):
     """A clock that stands still, by which nobody has used up anything yet; [seconds]."""
     clock = [100.0]
     monkeypatch.setattr(limits, "monotonic", lambda: clock[0])
-    for limit in (roomapp.logins, *roomapp.LIMITS.values()):
-        monkeypatch.setattr(limit, "used_until", type(limit.used_until)())
+    for limit in RATES:
+        monkeypatch.setattr(limit, "used_until", OrderedDict())
     return clock
 
 
@@ -263,6 +268,72 @@ def test_one_bad_text_among_others_is_enough(send, ming, assert_refused):
     assert_refused(answer, 400, "risky_content", "name")
     answer = send("/usr/complete", ming, **{**COMPLETE, "preference": ["篮球", "违规"]})
     assert_refused(answer, 400, "risky_content", "preference")
+
+
+def test_what_is_reviewed_is_reported_once_as_long_as_that_is_open(send, ming, wechat_server):
+    wechat_server.replies[CHECK] = suggest("review")
+    profile = {**COMPLETE, "nickname": "可疑"}
+    for reports in (1, 1):
+        assert send("/usr/complete", ming, **profile).json["response_code"] == 1
+        assert Report.select().count() == reports
+    assert (
+        send("/usr/complete", ming, **{**profile, "nickname": "更可疑"}).json["response_code"] == 1
+    )
+    assert Report.select().count() == 2
+    with change():
+        Report.close(Report.openid == "ming")
+    assert send("/usr/complete", ming, **profile).json["response_code"] == 1
+    assert Report.select().where(Report.is_open).count() == 1
+
+
+# What changes while WeChat is asked
+
+
+@pytest.mark.parametrize(("suggestion", "name"), [("pass", "狼人杀"), ("risky", "自习")])
+def test_a_room_that_was_edited_while_wechat_was_asked_is_checked_anew(
+    send, ming, wechat_server, suggestion, name
+):
+    def edit_and_pass(out):
+        with change():
+            Room.by_id(1).edit("ming", description="今晚")
+        wechat_server.replies[CHECK] = suggest(suggestion)
+        suggest("pass")(out)
+
+    wechat_server.replies[CHECK] = edit_and_pass
+    answer = send("/room/complete", ming, **EDIT, name="狼人杀")
+    assert answer.json.get("error") == (None if suggestion == "pass" else "risky_content")
+    asked = [check["content"].split() for check in wechat_server.checks]
+    assert asked == [["狼人杀", "学习"], ["狼人杀", "学习", "今晚"]]
+    texts = Room.texts(1)
+    assert (texts["name"], texts["description"]) == (name, "今晚")
+
+
+def test_what_is_sent_twice_while_wechat_is_asked_is_done_once(send, ming, write, wechat_server):
+    wechat_server.may_answer.clear()
+    with ThreadPoolExecutor(2) as phones:
+        sent = [phones.submit(write, "嗨", request_id="a") for _ in range(2)]
+        wechat_server.wait_until_asked(CHECK, 2)
+        wechat_server.may_answer.set()
+    first, again = (each.result().json for each in sent)
+    assert first["response_code"] == 1
+    assert again == first
+    assert len(send("/room/get_message", ming, room_id=1).json["messages"]) == 1
+
+
+def test_who_is_banned_while_wechat_is_asked_stores_nothing(
+    write, wechat_server, dump, assert_refused
+):
+    rows = []
+
+    def ban_and_pass(out):
+        with change():
+            Ban.create(openid="ming")
+        rows.extend(dump())
+        suggest("pass")(out)
+
+    wechat_server.replies[CHECK] = ban_and_pass
+    assert_refused(write("嗨"), 403, "banned")
+    assert dump() == rows
 
 
 # When WeChat does not say
@@ -573,14 +644,15 @@ def test_no_secret_is_in_an_answer_the_log_or_the_files(start, variables, wechat
     [("/room/add", ADD, "name", 10), ("/room/send_message", SEND, "message", 30)],
 )
 def test_what_is_sent_again_with_its_request_id_is_neither_checked_nor_counted(
-    send, ming, clock, wechat_server, url, fields, text, times
+    send, ming, clock, wechat_server, assert_refused, url, fields, text, times
 ):
     first = send(url, ming, **fields, request_id="a").json
     for _ in range(times + 1):
-        again = send(url, ming, **{**fields, text: "违规", "request_id": "a"})
-        assert again.json == first
+        assert send(url, ming, **fields, request_id="a").json == first
     assert len(wechat_server.checks) == 1
-    for number in range(times - 1):
+    edited = send(url, ming, **{**fields, text: "违规", "request_id": "a"})
+    assert_refused(edited, 400, "risky_content", text)
+    for number in range(times - 2):
         answer = send(url, ming, **fields, request_id=f"b{number}")
         assert answer.json["response_code"] == 1
     assert send(url, ming, **fields, request_id="c").json["error"] == "too_many_requests"

@@ -13,12 +13,13 @@ from peewee import IntegrityError
 from webtest import TestApp
 
 from document import BODIES
-from models import Ban, Member, Message, Room, User
+from models import Member, Message, Room, User
 from processes import PROJECT
 from roomapp import app
 from service import database as file
 from service import options
 from service.database import change, close_database, database
+from service.login import Ban
 from service.schema import open_database
 
 
@@ -69,7 +70,7 @@ def test_no_query_scans_a_table_or_sorts_rows(post, client, room, statements, ur
 def test_the_log_is_short_again_after_a_reader_that_stayed_long(
     tmp_path, monkeypatch, database_file, post, open_room
 ):
-    monkeypatch.setattr(file, "LOG_AT_MOST", 100_000)
+    monkeypatch.setattr(file, "WAL_AT_MOST", 100_000)
     close_database()
     open_database(database_file)
     log = Path(f"{database_file}-wal")
@@ -110,9 +111,6 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (User, {"openid": "x", "sex": "x" * 17, "preference": []}),
         (User, {"openid": "x", "sex": 1, "preference": ["x"] * 51}),
         (User, {"openid": "x", "sex": 1, "preference": "x"}),
-        (User, {"openid": "x", "sex": 1, "preference": ["x", ""]}),
-        (User, {"openid": "x", "sex": 1, "preference": ["x", "x" * 31]}),
-        (User, {"openid": "x", "sex": 1, "preference": ["x", 1]}),
         (User, {"openid": "x", "sex": 1, "preference": [], "nickname": "x" * 21}),
         (Room, {"capacity": 1}),
         (Room, {"capacity": 501}),
@@ -127,11 +125,10 @@ def test_a_page_takes_as_many_queries_whatever_its_length(
         (Member, {"room": 1, "openid": "x" * 65, "joined": 1}),
         (Member, {"room": 1, "openid": "hong", "joined": 1}),
         (Member, {"room": 2, "openid": "x", "joined": 1}),
-        (Message, {"room": 1, "message_id": 1, "openid": "x" * 65, "message": "x", "time": 1}),
+        (Message, {"room_id": 1, "message_id": 1, "openid": "x" * 65, "message": "x", "time": 1}),
         (Ban, {"openid": ""}),
         (Ban, {"openid": "x" * 65}),
-        (Message, {"room": 1, "message_id": 1, "openid": "x", "message": "x" * 2001, "time": 1}),
-        (Message, {"room": 2, "message_id": 1, "openid": "x", "message": "x", "time": 1}),
+        (Message, {"room_id": 1, "message_id": 1, "openid": "x", "message": "x" * 2001, "time": 1}),
     ],
 )
 def test_the_schema_guards_what_the_code_guards(room, dump, table, row):
@@ -143,18 +140,6 @@ def test_the_schema_guards_what_the_code_guards(room, dump, table, row):
     before = dump()
     with pytest.raises(IntegrityError), change():
         table.create(**row)
-    assert dump() == before
-
-
-def test_the_schema_guards_how_many_are_in_a_room(room, dump):
-    with change():
-        guests = [{"room": room, "openid": f"guest{n}", "joined": n} for n in range(498)]
-        Member.insert_many(guests).execute()
-    before = dump()
-    with pytest.raises(IntegrityError, match="room_full"), change():
-        Member.create(room=room, openid="late", joined=1000)
-    with pytest.raises(IntegrityError, match="capacity_too_small"), change():
-        Room.update(capacity=499).execute()
     assert dump() == before
 
 

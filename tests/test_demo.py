@@ -7,10 +7,11 @@ import pytest
 from webtest import TestApp
 
 import roomapp
-from models import Token
 from processes import ONE_SHOT, command, environment, start_error
 from service import demo
 from service.database import SetupError, close_database
+from service.fields import FIELDS
+from service.login import Token
 from service.schema import open_database
 
 CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
@@ -75,13 +76,13 @@ def test_clients_could_have_sent_all_of_it():
         for user in CAMPUS["users"]:
             yield from user.items()
         for room in CAMPUS["rooms"]:
-            yield from ((field, room[field]) for field in roomapp.FIELDS.keys() & room.keys())
+            yield from ((field, room[field]) for field in FIELDS.keys() & room.keys())
             yield from (("openid", openid) for openid in room["members"])
             for message in room["messages"]:
                 yield from message.items()
 
     for field, value in fields():
-        assert roomapp.FIELDS[field].read(value) == value
+        assert FIELDS[field].read(value) == value
 
 
 def test_it_shows_what_there_is_to_see(tmp_path):

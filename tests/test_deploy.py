@@ -266,7 +266,7 @@ def put_before(request):
 def service(put_before, tmp_path_factory):
     """The service, in the verified mode, with a limit of two logins from an address."""
     folder = tmp_path_factory.mktemp("service")
-    strict = "import roomapp; roomapp.logins.at_once = 2; roomapp.logins.per_second = 0.001"
+    strict = "import roomapp; roomapp.LOGINS.at_once = 2; roomapp.LOGINS.per_second = 0.001"
     arguments = [sys.executable, "-c", f"{strict}; roomapp.main()", "--port=0"]
     with stand_in() as wechat, servers(folder) as start:
         yield start(

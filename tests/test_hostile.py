@@ -13,10 +13,10 @@ pytest.importorskip("hypothesis", reason="needs hypothesis: pip install -r tests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import models
 from document import BODIES, LISTS
 from processes import read_answer, servers
 from roomapp import ERRORS
+from service.text import indexed_text
 
 # Values by chance
 
@@ -317,7 +317,7 @@ def test_a_search_that_takes_long_ends_and_holds_up_nobody(start, tmp_path):
     """Made-up texts in which LIKE finds much that is nearly right."""
     server = start("--quiet")
     room_id = server.open_room()
-    text = models.indexed_text("x", "x", "a" * 990 + " ab")
+    text = indexed_text("x", "x", "a" * 990 + " ab")
     with closing(sqlite3.connect(tmp_path / "roomapp.db")) as connection, connection:
         rows = ((number, text) for number in range(-30_000, -10))
         connection.executemany("INSERT INTO room_index (rowid, text) VALUES (?, ?)", rows)

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 )
 from webtest import TestApp
 
-from models import Report
 from roomapp import app
 from service.database import close_database
+from service.moderation import Report
 from service.schema import open_database
 
 people = st.sampled_from(["ming", "hong", "gang"])
@@ -130,7 +130,7 @@ class Lives(RuleBasedStateMachine):
 
     def once(self, url, openid, fields, request_id):
         """Send what can be done; the answer, and whether it is the first to this request_id."""
-        key = url, openid, request_id
+        key = url, openid, request_id, *fields.values()
         known = self.answers.get(key) if request_id else None
         answer = self.done(url, changes=known is None, **fields, request_id=request_id)
         assert known in (None, answer)
@@ -257,7 +257,8 @@ class Lives(RuleBasedStateMachine):
     def send_message(self, room_id, openid, message, request_id=None):
         room = self.living.get(room_id)
         fields = {"room_id": room_id, "openid": openid, "message": message}
-        known = request_id and ("/room/send_message", openid, request_id) in self.answers
+        key = "/room/send_message", openid, request_id, *fields.values()
+        known = request_id and key in self.answers
         if not known and (room is None or openid not in room.members):
             error = "room_not_found" if room is None else "not_member"
             return self.assert_refused(error, "/room/send_message", **fields)

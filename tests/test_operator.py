@@ -3,17 +3,16 @@
 import json
 import re
 import sqlite3
+import subprocess
 import threading
 import unicodedata
 from contextlib import closing
 
 import pytest
 
-from models import Report, now
-from processes import make_database, start_error
-from service.database import change
-
-WIDE = {"COLUMNS": "140"}
+from processes import command, environment, make_database, signals, start_error
+from service.database import change, now
+from service.moderation import Report
 
 
 @pytest.fixture
@@ -131,46 +130,48 @@ def shown_width(text):
     )
 
 
-def columns(lines):
-    """The cells of each line, cut where the heading has them by shown width."""
-    heading = lines[0]
-    names = ["NO", "TIME", "ROOM", "MESSAGE", "SAID BY", "REPORTED BY", "REASON AND TEXT"]
-    starts = [heading.index(name) for name in names]
-    for line in lines[1:]:
-        cells = [""] * len(starts)
-        place = 0
-        for character in line:
-            column = max(index for index, start in enumerate(starts) if start <= place)
-            cells[column] += character
-            place += shown_width(character)
-        yield dict(zip(names, (cell.strip() for cell in cells), strict=True))
+def blocks(lines):
+    """The reports that were shown: their facts by name, reason and text without the indent."""
+    found = []
+    for line in lines:
+        if line.startswith("    ") or not line:
+            if line:
+                name = list(found[-1])[-1]
+                found[-1][name] += [line.removeprefix("    ")]
+        elif line.startswith("report "):
+            number, moment, *state = line.removeprefix("report ").split(", ")
+            found.append({"number": number, "time": moment, "state": "".join(state)})
+        else:
+            name, _, fact = line.partition(":")
+            found[-1][name] = fact.strip() or []
+    return found
 
 
 def test_reports_are_shown_with_what_was_said_by_whom(room, message, report, operate):
     report(room, openid="gang", reason="假的")
     report(room, message_id=message, reason="骂人\n了")
-    lines = operate("reports", **WIDE)
-    rows = list(columns(lines))
-    one, two = (row for row in rows if row["NO"])
-    assert (one["ROOM"], one["MESSAGE"], one["SAID BY"], one["REPORTED BY"]) == (
-        str(room),
-        "",
-        "ming",
-        "gang",
-    )
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", one["TIME"])
-    assert two["MESSAGE"] == str(message)
-    assert two["REPORTED BY"] == "hong"
-    texts = [row["REASON AND TEXT"] for row in rows]
-    assert texts == ["[假的]", "一起自习", "学习", "图书馆", "[骂人", "了]", "有人吗"]
+    one, two = blocks(operate("reports"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}", one.pop("time"))
+    assert one == {
+        "number": "1",
+        "state": "",
+        "where": f"room {room}",
+        "said by": "ming",
+        "reported by": "gang",
+        "reason": ["假的"],
+        "text": ["一起自习", "学习", "图书馆"],
+    }
+    assert two["where"] == f"room {room}, message {message}"
+    assert two["reported by"] == "hong"
+    assert (two["reason"], two["text"]) == (["骂人", "了"], ["有人吗"])
 
 
 def test_the_newest_report_is_the_last(open_room, report, operate):
     rooms = [open_room() for _ in range(12)]
     for room_id in rooms:
         report(room_id)
-    shown = [row["ROOM"] for row in columns(operate("reports", **WIDE)) if row["ROOM"]]
-    assert shown == [str(room_id) for room_id in rooms]
+    shown = [each["where"] for each in blocks(operate("reports"))]
+    assert shown == [f"room {room_id}" for room_id in rooms]
 
 
 def test_all_shows_the_settled_ones_too(open_room, report, operate):
@@ -180,13 +181,14 @@ def test_all_shows_the_settled_ones_too(open_room, report, operate):
     operate("remove", rooms[0])
 
     def shown(*words):
-        return [row["ROOM"] for row in columns(operate("reports", *words, **WIDE)) if row["ROOM"]]
+        return [(each["where"], each["state"]) for each in blocks(operate("reports", *words))]
 
-    assert shown() == [str(rooms[1])]
-    assert shown("--all") == [str(room_id) for room_id in rooms]
+    one, two = (f"room {room_id}" for room_id in rooms)
+    assert shown() == [(two, "")]
+    assert shown("--all") == [(one, "settled"), (two, "open")]
     operate("remove", rooms[1])
     assert operate("reports", status=1) == ["there are no open reports"]
-    assert shown("--all") == [str(room_id) for room_id in rooms]
+    assert shown("--all") == [(one, "settled"), (two, "settled")]
 
 
 TEXTS = [
@@ -199,24 +201,16 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("wide", [113, 120, 200])
-def test_chinese_and_long_texts_stay_in_their_columns(database_file, operate, wide):
+def test_openids_are_whole_and_texts_are_no_wider_than_80_columns(database_file, operate):
+    people = ["o6_bmjrPTlm6_2sgVt7hMZOPfL2M", "明" * 30, "x" * 64]
     for number, text in enumerate(TEXTS):
-        openid = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M" if number % 2 else "明" * 30
-        store(text=text, openid=openid, room_id=10**number, message_id=1795623740401 + number)
-    lines = operate("reports", COLUMNS=str(wide))
-    assert max(map(shown_width, lines)) <= wide
-    rows = list(columns(lines))
-    starts = [index for index, row in enumerate(rows) if row["NO"]]
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(rows)], strict=True)):
-        block = rows[start:end]
-        joined = {name: "".join(row[name] for row in block) for name in block[0]}
-        assert joined["ROOM"] == str(10**number)
-        assert joined["MESSAGE"] == str(1795623740401 + number)
-        assert joined["SAID BY"] in ("o6_bmjrPTlm6_2sgVt7hMZOPfL2M", "明" * 30)
-        assert joined["REPORTED BY"] == "hong"
-        text = "".join(joined["REASON AND TEXT"].split())
-        assert text == "[广告]" + "".join(TEXTS[number].split())
+        store(text=text, openid=people[number % 3], reporter=people[0], room_id=10**number)
+    lines = operate("reports")
+    assert max(map(shown_width, lines)) <= 80
+    for number, each in enumerate(blocks(lines)):
+        assert each["where"].startswith(f"room {10**number}, message ")
+        assert (each["said by"], each["reported by"]) == (people[number % 3], people[0])
+        assert "".join("".join(each["text"]).split()) == "".join(TEXTS[number].split())
 
 
 @pytest.mark.parametrize(
@@ -237,16 +231,15 @@ def test_what_would_turn_or_hide_a_text_is_shown_as_its_number(
     post("/room/send_message", room_id=room, openid="ming", message=text)
     post("/room/complete", room_id=room, openid="ming", name=text)
     post("/room/report", room_id=room, openid="hong", reason=text)
-    lines = operate("reports", **WIDE)
+    lines = operate("reports")
     assert not any(character in line for line in lines)
-    assert sum(line.endswith(f"好{shown}人") for line in lines) == 1
-    assert sum(shown in line for line in lines) == 2
+    assert lines.count(f"    好{shown}人") == 2, "in the reason and in the name"
 
 
 def test_what_commands_a_terminal_is_shown_as_its_number(database_file, operate):
     for text in ("\x1b[2J\x1b]0;root\x07", "a\rb", "\x9b2J", "a\x08\x08b", "\x00", "\u2028一"):
         store(text=text, reason=text)
-    lines = operate("reports", **WIDE)
+    lines = operate("reports")
     assert all(
         unicodedata.category(each) not in ("Cc", "Zl", "Zp") for line in lines for each in line
     )
@@ -255,26 +248,41 @@ def test_what_commands_a_terminal_is_shown_as_its_number(database_file, operate)
 
 def test_an_emoji_of_several_is_shown_as_it_is(database_file, operate):
     store(text="👨‍👩‍👧 ❤️")
-    assert any(line.endswith("👨‍👩‍👧 ❤️") for line in operate("reports", **WIDE))
+    assert any(line.endswith("👨‍👩‍👧 ❤️") for line in operate("reports"))
 
 
 def test_a_text_cannot_look_like_another_report(database_file, operate):
-    store(text="嗨\n   2  2026-11-25  1       1  ming  hong  [广告]\n三")
+    store(text="嗨\n\nreport 2, 2026-11-25 10:00:00 +0800\nwhere: room 5\nsaid by: hong\n三")
     store(room_id=7)
-    rows = list(columns(operate("reports", **WIDE)))
-    assert [row["ROOM"] for row in rows if row["NO"]] == ["1", "7"]
+    assert [each["number"] for each in blocks(operate("reports"))] == ["1", "2"]
 
 
 def test_reports_are_shown_where_the_terminal_does_not_know_a_character(room, report, operate):
     report(room, reason="骂人 🎮")
-    lines = operate("reports", **WIDE | {"PYTHONIOENCODING": "ascii"})
+    lines = operate("reports", PYTHONIOENCODING="ascii")
     assert any("\\U0001f3ae" in line for line in lines)
 
 
 def test_what_wechat_doubts_is_said_to_be_reported_by_it(database_file, operate):
     store(reporter="")
-    (row, *_) = columns(operate("reports", **WIDE))
-    assert row["REPORTED BY"] == "WeChat"
+    (each,) = blocks(operate("reports"))
+    assert each["reported by"] == "WeChat"
+
+
+@signals
+def test_reports_can_be_cut_off_by_whoever_reads_them(database_file):
+    for _ in range(30):
+        store(text="长" * 2000)
+    reports = subprocess.Popen(
+        command("reports", "--database", database_file),
+        env=environment(PYTHONIOENCODING="utf-8"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with reports:
+        assert reports.stdout.readline()
+        reports.stdout.close()
+        assert reports.stderr.read() == b""
 
 
 # Removing
@@ -471,7 +479,7 @@ def test_all_commands_work_beside_a_server(start, operate, tmp_path):
     message_id = server.post("/room/send_message", **message)["message_id"]
     fields = {"room_id": room_id, "openid": "ming", "message_id": message_id, "reason": "广告"}
     server.post("/room/report", **fields)
-    assert any("加我" in line for line in operate("reports", **WIDE))
+    assert any("加我" in line for line in operate("reports"))
     operate("remove", room_id, message_id)
     (shown,) = server.post("/room/get_message", room_id=room_id)["messages"]
     assert shown["message"] == ""
@@ -516,7 +524,7 @@ def test_forget_waits_for_a_reader_in_the_way_and_finishes_what_was_interrupted(
     start("--quiet").post("/room/add", **room)
     other_program.execute("BEGIN")
     other_program.execute("SELECT * FROM clock").fetchone()
-    told, forgot = operate("forget", openid)
+    forgot, told = operate("forget", openid)
     assert "a reader is in the way" in told
     assert forgot == f"forgot {openid}"
     assert files_with(openid)

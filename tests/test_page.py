@@ -17,6 +17,7 @@ from webtest import TestApp
 import roomapp
 from processes import ONE_SHOT, command, environment
 from service.database import database
+from service.fields import FIELDS
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -1287,7 +1288,7 @@ def test_the_documentation_shows_every_endpoint_field_and_error(documentation):
             assert operation.get("description", "") in text
             assert (bearer in text) == ("security" in operation)
     text = page.locator("main").inner_text()
-    for field in roomapp.FIELDS:
+    for field in FIELDS:
         assert components["schemas"][field]["description"] in text
     for error, (status, detail) in roomapp.ERRORS.items():
         text = page.locator(f"#{error}").inner_text()

@@ -1,5 +1,6 @@
 """The pages that people read say what the code does."""
 
+import ast
 import json
 import re
 import shlex
@@ -9,7 +10,7 @@ import pytest
 import roomapp
 from document import BODIES, OPTIONAL, PAGES
 from processes import PROJECT
-from service.options import COMMANDS, OPTIONS, variable
+from service.options import BESIDE_THE_SERVICE, ON_THE_FILE, OPTIONS, variable
 
 
 @pytest.fixture(params=["README.md", "README.zh-CN.md"])
@@ -67,7 +68,7 @@ def test_the_calls_have_the_answers_that_are_shown(readme, post):
 
 
 def test_every_command_is_shown(readme):
-    for name in COMMANDS:
+    for name in (*ON_THE_FILE, *BESIDE_THE_SERVICE):
         assert f"python roomapp.py {name}" in readme
 
 
@@ -81,3 +82,26 @@ def test_links_lead_to_files(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (PROJECT / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_files_import_each_other_in_the_direction_that_is_said(name):
+    readme = (PROJECT / name).read_text(encoding="utf-8")
+    (line,) = re.findall(r"database < [^.。]*", readme)
+    rank = {
+        word: rank
+        for rank, words in enumerate(line.split("<"))
+        for word in re.findall(r"\w+", words)
+    }
+    files = [*PROJECT.glob("*.py"), *PROJECT.glob("service/*.py")]
+    assert rank.keys() == {file.stem for file in files} - {"__init__"}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                used = [node.module.split(".")[-1], *(each.name for each in node.names)]
+            else:
+                continue
+            for each in rank.keys() & set(used):
+                assert rank[each] < rank[file.stem], (file.stem, each)

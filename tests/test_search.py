@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from models import Room, fold
+from models import Room
 from service.database import change
+from service.text import fold
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from document import BODIES, LEAST_AND_MOST, LISTS, OUT_OF_LIMITS, PAGES
-from roomapp import FIELDS, app
+from roomapp import app
 from service.database import database
+from service.fields import FIELDS
 
 # Where each field can be tried.
 HOMES = {
