@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -79,7 +80,7 @@ def start_loop(app, listener, threads, clean_up, trusted_proxy):
     )
     server.channel_class = Channel
     server.pull_trigger = loop.wake
-    server.maintenance = loop.note_time  # in the middle of a poll, where nothing may be closed
+    server.maintenance = lambda now: None  # in the middle of a poll, where nothing may be closed
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), loop.stop)
@@ -99,7 +100,6 @@ class Loop:
         self.threads = ThreadPoolExecutor(threads)  # for the requests that wait
         self.clean_up = clean_up
         self.has_more = False  # to clean up
-        self.inactive_since = None  # close those that were last active before this time
         self.stopping = threading.Event()
 
     def stop(self, *_):
@@ -119,6 +119,7 @@ class Loop:
                 end_of_input(channel)
             self.turn()
         database.loop = None
+        self.answer_ready()  # whoever waits for a call
         self.threads.shutdown()
 
     def turn(self):
@@ -128,9 +129,7 @@ class Loop:
             self.answer_ready()
         else:
             self.clean_up_some()
-        if self.inactive_since:
-            close_inactive(self.server, self.inactive_since)
-            self.inactive_since = None
+        close_inactive(self.server)
         make_room(self.server)
 
     def clean_up_some(self):
@@ -180,9 +179,6 @@ class Loop:
     def wake(self):
         if threading.get_ident() != self.thread:
             self.server.trigger.pull_trigger()
-
-    def note_time(self, now):
-        self.inactive_since = now - self.server.adj.channel_timeout
 
 
 class Call(Future):
@@ -288,8 +284,9 @@ class BodyBuffer(OverflowableBuffer):
 Channel.parser_class = RequestParser
 
 
-def close_inactive(server, since):
-    """Close who has neither sent nor read since then; waitress would wait until they read."""
+def close_inactive(server):
+    """Close who has neither sent nor read for a while; waitress would wait until they read."""
+    since = time.time() - server.adj.channel_timeout
     for channel in idle_channels(server):
         if channel.last_activity < since:
             channel.handle_close()

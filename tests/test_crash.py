@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 from contextlib import closing
 from http.client import HTTPException
@@ -18,6 +19,13 @@ import pytest
 from processes import PROJECT, Server, command, environment, linux
 
 KILLS = 20
+
+
+@pytest.fixture
+def tmp_path():
+    """On a disk."""
+    with tempfile.TemporaryDirectory(prefix="roomapp-") as folder:
+        yield Path(folder)
 
 
 def ask(connection, *request):
