@@ -4,7 +4,7 @@
 
 import { onAnswer } from "./api.js";
 import { reload, startPolling } from "./clock.js";
-import { attempt, byId, closeDialog, isVisible, markCurrent } from "./dom.js";
+import { attempt, byId, closeDialog, hideOldToast, isVisible, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
 import * as requests from "./requests.js";
@@ -46,13 +46,14 @@ function heading(view) {
 
 async function refresh() {
   const visible = Object.keys(VIEWS).filter(isVisible);
-  await Promise.all(visible.map((view) => VIEWS[view].refresh?.()));
+  await Promise.all([lists.refreshOwnRooms(), ...visible.map((view) => VIEWS[view].refresh?.())]);
   updateTitle();
 }
 
 function changeUser() {
   me.showUser();
   for (const view of ["mine", "me"]) if (isVisible(view)) attempt(VIEWS[view].load);
+  if (!isVisible("mine")) attempt(() => lists.openOwnRooms({ isAutomatic: true }));
   reload();
 }
 
@@ -61,6 +62,7 @@ async function start() {
   if (body.dataset.view !== "discover") await lists.discover();
   if (body.dataset.view === "login") return;
   if (!me.myOpenid()) me.askOpenid();
+  if (!isVisible("mine")) await attempt(() => lists.openOwnRooms({ isAutomatic: true }));
   startPolling(refresh);
 }
 
@@ -90,6 +92,7 @@ onAnswer((exchange) => {
 });
 addEventListener("hashchange", () => {
   closeDialogs(); // their questions are about the previous view
+  hideOldToast();
   route();
   heading(body.dataset.view).focus({ preventScroll: true });
 });
