@@ -133,7 +133,7 @@ function drawRoom(room, li) {
 }
 
 export function badge(state) {
-  const [name, title] = state ? ["已激活", "有别人加入了"] : ["未激活", "还只有房主一个人"];
+  const [name, title] = state ? ["已激活", "有人加入"] : ["未激活", "只有房主一人"];
   return make("span", { className: `badge state${state}`, title }, name);
 }
 

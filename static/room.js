@@ -39,7 +39,10 @@ let lastDelivery; // they are sent one after the other, in their order
 let isAtEnd = true; // whether the newest message is in view
 
 export async function open(room_id) {
-  if (room_id !== current.room_id) byId("room-form").reset();
+  if (room_id !== current.room_id) {
+    byId("room-form").reset();
+    clearProblem(byId("room-form"));
+  }
   const visit = (current = { room_id, nicknames: new Map() });
   show();
   visit.opening = load(visit).catch((error) => showFailure(visit, error));

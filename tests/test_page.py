@@ -1002,6 +1002,14 @@ def test_who_is_taken_out_while_reading_is_told_so(enter, expect, server):
     expect(page.get_by_role("button", name="加入房间")).to_be_visible()
     expect(note).to_be_hidden()  # who left need not be told
 
+    server.post("/room/complete", room_id=room_id, openid="ming", capacity=2)
+    page.get_by_role("button", name="加入房间").click()
+    expect(page.get_by_role("textbox", name="留言")).to_be_visible()
+    server.post("/room/kick", room_id=room_id, openid="hong")
+    server.post("/usr/join", room_id=room_id, openid="lili")
+    pass_time(page)
+    expect(page.locator("#join-note")).to_have_text("你已不在这个房间，房间已满")
+
 
 def test_a_toast_goes_with_its_screen(enter, expect, server):
     room_id = server.open_room()
@@ -1233,13 +1241,13 @@ def test_a_new_person_makes_no_red_404(enter, expect, server):
 def test_the_state_of_a_room_is_explained_where_it_stands(enter, expect, server):
     room_id = server.open_room()
     page = enter("ming", f"/#/room/{room_id}")
-    expect(page.locator("#room-facts")).to_contain_text("未激活还只有房主一个人")
+    expect(page.locator("#room-facts")).to_contain_text("未激活只有房主一人")
     server.post("/usr/join", room_id=room_id, openid="hong")
     pass_time(page)
-    expect(page.locator("#room-facts")).to_contain_text("已激活有别人加入了")
+    expect(page.locator("#room-facts")).to_contain_text("已激活有人加入")
     for view in "discover", "mine":
         go_to(page, view)
-        hint = page.locator(f"#{view}").get_by_text("未激活：还只有房主一个人。")
+        hint = page.locator(f"#{view}").get_by_text("未激活：只有房主一人；已激活：有人加入")
         expect(hint).to_be_visible()
 
 
