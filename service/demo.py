@@ -4,9 +4,9 @@ import json
 import sqlite3
 from pathlib import Path
 
-from peewee import DatabaseError
+from peewee import DatabaseError, fn
 
-from models import Room, Token, User
+from models import Message, Room, Token, User
 from service.database import Refused, SetupError, change, close_database
 from service.schema import open_database
 
@@ -25,16 +25,33 @@ def fill(path):
                 User.complete(**user)
             for room in campus["rooms"]:
                 add_room(**room)
+            spread_messages()
     except (Refused, DatabaseError, sqlite3.DatabaseError) as error:
         raise SetupError(f"cannot fill {path}: {error}") from None
     finally:
         close_database()
-    print(f"{path} holds {len(campus['users'])} users and {len(campus['rooms'])} rooms to look at")
+    print(
+        f"{path} holds {len(campus['users'])} users and {len(campus['rooms'])} rooms to look at;"
+        f" on the page, be {campus['rooms'][0]['room_owner_id']}"
+    )
 
 
-def add_room(members, messages, **fields):
+def add_room(members, messages, report=None, **fields):
+    """`report` is of the room's last message."""
     room = Room.open(**fields)
     for openid in members:
         room.admit(openid)
     for message in messages:
-        room.post(**message)
+        message_id, _ = room.post(**message)
+    if report:
+        room.report(**report, message_id=message_id)
+
+
+def spread_messages():
+    """Let each conversation have taken an evening, at its own pace, instead of a moment."""
+    later = Message.alias()
+    count = later.select(fn.COUNT(later.message_id)).where(
+        later.room_id == Message.room_id, later.message_id > Message.message_id
+    )
+    minutes = count * (2 + Message.room_id % 5) + Message.room_id
+    Message.update(time=Message.time - 60_000 * minutes).execute()
