@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from base64 import b64decode
@@ -279,6 +280,13 @@ def add_room(server, name, owner, **fields):
 def send(server, room_id, *messages):
     for message in messages:
         server.post("/room/send_message", room_id=room_id, openid="ming", message=message)
+
+
+def test_the_page_shows_the_room_that_the_readme_opens(enter, expect, server):
+    readme = (roomapp.STATIC.parent / "README.md").read_text(encoding="utf-8")
+    call = re.search(r"^curl .*/room/add$", readme, re.MULTILINE)[0]
+    server.request("POST", "/room/add", shlex.split(call)[2])
+    expect(rooms(enter("hong"))).to_contain_text("Maths tonight")
 
 
 def test_two_people_use_a_room_from_opening_to_closing(enter, expect):
