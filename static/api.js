@@ -29,7 +29,7 @@ export async function call(url, fields, { isAutomatic = false } = {}) {
   return answer;
 }
 
-const unfinished = new Map(); // the request_id of each request that failed, for the user to send it again
+const unfinished = new Map(); // the request_id of each request that has failed so far
 
 /** Call what must not be done twice. Without an answer it is sent once more. */
 export async function callOnce(url, fields) {

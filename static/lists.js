@@ -244,10 +244,8 @@ export async function showMine() {
   if (myOpenid()) await Promise.all([showCard(), openOwnRooms()]);
 }
 
-/** Load the rooms that the user owns and joined, and look for what is unread in them. */
-export async function openOwnRooms(options) {
+async function openOwnRooms(options) {
   const openid = myOpenid();
-  if (!openid) return showUnread([]);
   const own = (url, note) => ({ url, fields: { openid }, page: OWN_PAGE, emptyNote: note });
   const noneOwned = () => emptyNote("你还没有发起过房间", newRoomLink());
   const noneJoined = () => emptyNote("你还没有参与别人的房间");
@@ -278,7 +276,9 @@ export async function refreshMine() {
 
 /** On every view, because the navigation shows whether something is unread. */
 export async function refreshOwnRooms() {
-  if (!myOpenid()) return;
+  const openid = myOpenid();
+  if (!openid) return showUnread([]);
+  if (openid !== ownedList.query?.fields.openid) return openOwnRooms({ isAutomatic: true });
   await Promise.all([ownedList.refresh(), joinedList.refresh()]);
   await showUnread();
 }

@@ -137,7 +137,7 @@ export function showUser() {
 /** Show the user's profile in one line. */
 export async function showCard(options) {
   const openid = myOpenid();
-  if (options?.isAutomatic && loaded.openid === openid && !loaded.profile) return; // still without one
+  if (options?.isAutomatic && loaded.openid === openid && !loaded.profile) return;
   const profile = await fetchProfile(openid, options);
   byId("card").replaceChildren(userText(profile ? summary(profile) : "还没有完善个人信息"));
 }

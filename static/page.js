@@ -53,7 +53,6 @@ async function refresh() {
 function changeUser() {
   me.showUser();
   for (const view of ["mine", "me"]) if (isVisible(view)) attempt(VIEWS[view].load);
-  if (!isVisible("mine")) attempt(() => lists.openOwnRooms({ isAutomatic: true }));
   reload();
 }
 
@@ -62,7 +61,6 @@ async function start() {
   if (body.dataset.view !== "discover") await lists.discover();
   if (body.dataset.view === "login") return;
   if (!me.myOpenid()) me.askOpenid();
-  if (!isVisible("mine")) await attempt(() => lists.openOwnRooms({ isAutomatic: true }));
   startPolling(refresh);
 }
 

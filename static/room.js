@@ -34,7 +34,7 @@ const PAUSE = 300_000; // milliseconds: messages of one person with less between
 // An answer for an earlier visit than the current one is too late and is dropped.
 let current = {};
 
-let outbox = []; // messages that the service has not taken yet; those with a problem wait for the user
+let outbox = []; // messages that are not sent yet; those with a problem wait for the user
 let lastDelivery; // they are sent one after the other, in their order
 let isAtEnd = true; // whether the newest message is in view
 
@@ -50,13 +50,12 @@ export async function open(room_id) {
 }
 
 async function load(visit, options) {
-  const { room_id } = visit;
   const [room, { messages, has_more }] = await Promise.all([
     fetchRoom(visit, options),
     fetchMessages(visit, { limit: PAGE }, options),
   ]);
   if (visit !== current) return;
-  Object.assign(visit, { room, messages, readUpTo: readUpTo(Number(room_id), messages) });
+  Object.assign(visit, { room, messages, readUpTo: readUpTo(Number(visit.room_id), messages) });
   byId("older").hidden = !has_more;
   announceMessages(false);
   show();
@@ -226,7 +225,7 @@ function show(problem) {
   byId("join-note").textContent = notes.filter(Boolean).join("，");
   const focused = document.activeElement;
   byId("room-form").hidden = !isMember;
-  byId("message").placeholder = `${nameOf(openid ?? "", current.nicknames)}：说点什么`; // two tabs may be two users
+  byId("message").placeholder = `${nameOf(openid ?? "", current.nicknames)}：说点什么`;
   byId("join").hidden = isMember || isFull;
   byId("edit").hidden = !isOwner;
   byId("report").hidden = isOwner;
@@ -282,9 +281,7 @@ function showMessages() {
   byId("no-messages").hidden = items.length > 0;
   for (const stop of byId("messages").querySelectorAll("a, button")) stop.tabIndex = -1;
   const [newest] = messages.slice(-1);
-  if (!newest || !isVisible("room")) return;
-  markRead(room.room_id, newest.message_id);
-  showRooms();
+  if (newest && isVisible("room") && markRead(room.room_id, newest.message_id)) showRooms();
 }
 
 function drawMessage(item, li) {

@@ -8,7 +8,7 @@ import { recall, remember } from "./storage.js";
 const NEWEST = 30; // how many messages of a room are looked at
 const CHECK_AGAIN = 30_000; // milliseconds: what was new may be deleted
 
-let checks = new Map(); // room_id: its last_message_id, whether that is new, and when it was checked
+let checks = new Map(); // room_id: its last_message_id, whether it has new ones, and since when
 
 /** Look again at the user's rooms, each with its last_message_id. */
 export async function checkRooms(rooms) {
@@ -16,6 +16,10 @@ export async function checkRooms(rooms) {
   const found = await Promise.all(rooms.map(async (room) => [room.room_id, await check(room)]));
   if (openid !== myOpenid()) return;
   checks = new Map(found);
+  markNavigation();
+}
+
+function markNavigation() {
   byId("unread").hidden = ![...checks.keys()].some(isUnread);
 }
 
@@ -28,7 +32,8 @@ async function check({ room_id, last_message_id }) {
   try {
     const fields = { room_id, limit: NEWEST };
     const { messages } = await call("/room/get_message", fields, { isAutomatic: true });
-    return { last_message_id, hasNew: Boolean(firstNew(messages, readUpTo(room_id, messages))), at };
+    const first = firstNew(messages, readUpTo(room_id, messages));
+    return { last_message_id, hasNew: first !== undefined, at };
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     return { ...known, at: 0 };
@@ -57,9 +62,11 @@ function lastRead(room_id) {
   return recall("localStorage", readKey())?.[room_id] ?? 0;
 }
 
+/** Keep what the user was shown; answers whether it is more than before. */
 export function markRead(room_id, message_id) {
-  if (lastRead(room_id) >= message_id) return;
+  if (lastRead(room_id) >= message_id) return false;
   const read = recall("localStorage", readKey());
   remember("localStorage", readKey(), { ...read, [room_id]: message_id });
-  byId("unread").hidden = ![...checks.keys()].some(isUnread);
+  markNavigation();
+  return true;
 }
