@@ -69,7 +69,8 @@ class RoomList {
       this.show(answer);
       for (const { section } of [fields, ...answer.rooms]) if (section) addSection(section);
     } catch (error) {
-      if (!(error instanceof Failure) || (isAutomatic && error.isTemporary)) throw error;
+      const isShown = !this.note.querySelector(".loading");
+      if (!(error instanceof Failure) || (isAutomatic && isShown && error.isTemporary)) throw error;
       if (load === this.loads) this.showFailure(error);
     }
   }

@@ -1400,6 +1400,19 @@ def test_an_answer_that_does_not_come_is_given_up(enter, expect, server):
 
 
 @pytest.mark.slow
+def test_a_list_whose_refresh_gets_no_answer_either_is_given_up(enter, expect, server):
+    page = enter("ming")
+    assert_polls_only_time(page)
+    page.route("**/room/section", lambda route: None)
+    page.get_by_role("button", name="游戏").click()
+    server.open_room()
+    with page.expect_request("**/room/section"):
+        pass_time(page)
+    page.clock.fast_forward(TIMEOUT)
+    expect(page.locator("#discover-rooms")).to_contain_text("连不上服务器")
+
+
+@pytest.mark.slow
 def test_the_page_reports_a_lost_server_and_recovers(enter, expect, server, start):
     room_id = server.open_room()
     page = enter("ming", f"/#/room/{room_id}")
@@ -1606,6 +1619,7 @@ VIEWS = {
     "room/1": "#messages",
     "room/2": "#join",
     "room/6": "#close",
+    "room/17": "#join-note",
     "room/99": "#room-problem",
     "new": "#new-form",
     "me": "#profile-form",
@@ -1642,6 +1656,18 @@ def test_axe_finds_nothing_wrong_in_any_view(campus, visit, expect, scheme, view
             page.get_by_role("button", name=dialogs[element]).click()
             assert not axe_report(page)
             page.get_by_role("button", name="取消").click()
+    go_to(page, "new")
+    page.get_by_role("button", name="创建", exact=True).click()
+    expect(page.locator("#new-form .problem")).to_be_visible()
+    assert not axe_report(page)
+    page.route("**/room/send_message", lambda route: route.abort())
+    go_to(page, "room/1")
+    say(page, "看 https://a.edu.cn")
+    expect(page.get_by_role("button", name="再发一次")).to_be_visible()
+    page.route("**/time", lambda route: route.abort())
+    pass_time(page)
+    expect(page.locator("#connection-note")).to_be_visible()
+    assert not axe_report(page)
 
 
 @pytest.mark.slow
