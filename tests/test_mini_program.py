@@ -193,6 +193,7 @@ def test_a_list_polls_while_it_is_shown_and_marks_what_is_unread(server, run):
     assert shown["has_more"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["open"], indirect=True)
 def test_a_list_grows_at_its_end_and_shows_what_is_unread(server, run):
     rooms = [server.open_room() for _ in range(30)]
@@ -273,6 +274,7 @@ def test_a_conversation_fetches_only_what_is_new_and_sends_once(server, run, is_
     assert shown["timers"] == shown["timersOfADeletedRoom"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["open"], indirect=True)
 def test_a_long_conversation_is_fetched_in_pages_both_ways(server, run):
     room_id = server.open_room()
@@ -306,6 +308,7 @@ def test_a_long_conversation_is_fetched_in_pages_both_ways(server, run):
     assert shown["numbers"] == list(range(350))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["verified"], indirect=True)
 def test_who_comes_by_a_card_can_join(server, run):
     shown = run(

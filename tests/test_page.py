@@ -521,6 +521,7 @@ def test_what_is_unread_is_marked_everywhere_and_in_the_conversation(
     expect(marks).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_own_and_deleted_messages_are_never_unread(enter, expect, server):
     rooms_of_hong = {}
     for name in "自己说的", "删掉的", "没看过的":
@@ -1019,6 +1020,7 @@ def test_who_is_taken_out_while_reading_is_told_so(enter, expect, server):
     expect(page.locator("#join-note")).to_have_text("你已不在这个房间，房间已满")
 
 
+@pytest.mark.slow
 def test_a_toast_goes_with_its_screen(enter, expect, server):
     room_id = server.open_room()
     page = enter("hong", f"/#/room/{room_id}", viewport=PHONE)
@@ -1032,6 +1034,7 @@ def test_a_toast_goes_with_its_screen(enter, expect, server):
     expect(page.locator("#toast")).to_have_text("已保存")  # it is of the screen that comes
 
 
+@pytest.mark.slow
 def test_the_log_keeps_its_end_or_its_place_when_its_height_changes(enter, expect, server):
     room_id = add_room(server, "棋", "ming")
     send(server, room_id, *(f"第{number}句" for number in range(40)))
@@ -1063,6 +1066,7 @@ def test_the_log_keeps_its_end_or_its_place_when_its_height_changes(enter, expec
         assert log.evaluate("log => log.scrollTop") == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_the_offline_line_covers_nothing(enter, expect, server, viewport):
     page = enter("ming", f"/#/room/{server.open_room()}", viewport=viewport)
@@ -1077,6 +1081,7 @@ def test_the_offline_line_covers_nothing(enter, expect, server, viewport):
     assert page.evaluate("document.documentElement.scrollHeight") == viewport["height"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_a_room_that_loads_slowly_keeps_its_header_in_place(enter, expect, server, viewport):
     page = enter("ming", viewport=viewport)
@@ -1092,6 +1097,7 @@ def test_a_room_that_loads_slowly_keeps_its_header_in_place(enter, expect, serve
     expect(page.locator("#room-name")).to_have_text("一")
 
 
+@pytest.mark.slow
 def test_messages_of_one_person_in_a_row_are_a_group_and_days_have_lines(enter, expect, server):
     room_id = server.open_room()
     server.post("/usr/join", room_id=room_id, openid="hong")
@@ -1116,6 +1122,7 @@ def test_messages_of_one_person_in_a_row_are_a_group_and_days_have_lines(enter, 
     expect(page.locator(".line")).to_have_text(["11月1日周日", "昨天"])
 
 
+@pytest.mark.slow
 def test_web_addresses_are_links_and_nothing_else_is(enter, expect, server):
     room_id = server.open_room()
     texts = {
@@ -1139,6 +1146,7 @@ def test_web_addresses_are_links_and_nothing_else_is(enter, expect, server):
     assert page.locator("#messages b").count() == 0
 
 
+@pytest.mark.slow
 def test_messages_are_one_stop_for_the_tab_key_and_arrows_go_on_from_there(enter, expect, server):
     room_id = server.open_room()
     send(server, room_id, "看 https://a.cn", "二", "三")
@@ -1161,6 +1169,7 @@ def test_messages_are_one_stop_for_the_tab_key_and_arrows_go_on_from_there(enter
     expect(page.get_by_role("alertdialog")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_problem_stands_at_its_field(enter, expect, server):
     page = enter("ming", "/#/new")
     page.get_by_role("textbox", name="房间名").fill("棋")
@@ -1202,6 +1211,7 @@ def problem_after(field):
     return field.locator("xpath=following-sibling::*[1][@class='problem']").inner_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_a_focus_ring_is_never_cut_off(campus, enter, expect, viewport):
     page = enter("xiaoyu", "/#/mine", viewport=viewport)
@@ -1229,6 +1239,7 @@ def test_a_focus_ring_is_never_cut_off(campus, enter, expect, viewport):
         assert seen
 
 
+@pytest.mark.slow
 def test_a_new_person_makes_no_red_404(enter, expect, server):
     page = enter("nobody")
     for view in "discover", "new":
@@ -1246,6 +1257,7 @@ def test_a_new_person_makes_no_red_404(enter, expect, server):
     assert sum(request.url.endswith("/usr/info") for request in page.sent) == asked
 
 
+@pytest.mark.slow
 def test_the_state_of_a_room_is_explained_where_it_stands(enter, expect, server):
     room_id = server.open_room()
     page = enter("ming", f"/#/room/{room_id}")
@@ -1259,6 +1271,7 @@ def test_the_state_of_a_room_is_explained_where_it_stands(enter, expect, server)
         expect(hint).to_be_visible()
 
 
+@pytest.mark.slow
 def test_people_see_their_own_nickname(enter, expect, server):
     room_id = server.open_room()
     server.post("/usr/complete", openid="ming", nickname="小明", sex=1, preference=[])
@@ -1730,6 +1743,7 @@ def test_the_documentation_shows_every_endpoint_field_and_error(documentation):
         assert detail in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_clipboard", [True, False])
 def test_an_example_is_copied_also_without_the_clipboard_of_browsers(
     documentation, expect, has_clipboard
