@@ -350,7 +350,7 @@ PAGE_HEADERS = {
 def done(result):
     """Answer with what a handler returned: nothing, a dict, or a page."""
     if isinstance(result, Page):
-        has_more = encode(result.has_more)
+        has_more = "true" if result.has_more else "false"
         return answer(
             200,
             f'{{"response_code":1,"{result.name}":{result.array},'

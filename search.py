@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from threading import BoundedSemaphore
 
-from peewee import SQL, DatabaseError
+from peewee import SQL
 
 from models import ID_AT_MOST, Room
 from service.database import (
@@ -41,7 +41,7 @@ def find(key, limit, person):
         try:
             with read_at_once(SECONDS_AT_ONCE):
                 return match(folded, limit)
-        except (DatabaseError, sqlite3.DatabaseError) as error:
+        except sqlite3.DatabaseError as error:
             if not is_busy(error):
                 raise
         leave_loop()

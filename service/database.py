@@ -290,7 +290,7 @@ def execute(sql, values=()):
     if reader.connection:
         return reader.connection.execute(sql, values).fetchall()
     with database.lock:
-        return database.execute_sql(sql, values).fetchall()
+        return database.connection().execute(sql, values).fetchall()
 
 
 @contextmanager

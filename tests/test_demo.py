@@ -11,7 +11,7 @@ from webtest import TestApp
 import roomapp
 from processes import ONE_SHOT, command, environment, start_error
 from service import demo
-from service.database import close_database
+from service.database import Refused, close_database
 from service.fields import FIELDS
 from service.login import Token
 from service.moderation import Report
