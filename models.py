@@ -286,7 +286,7 @@ class Room(Table):
     def with_id(cls, room_id):
         """A page of the one room, with the nicknames of all its members."""
         ((room, _),) = execute(ROOMS, {"room_ids": f"[{room_id}]"})
-        return Page("rooms", f"[{room}]", User.nicknames_in_room(room_id), has_more=False)
+        return Page("rooms", f"[{room or ''}]", User.nicknames_in_room(room_id), has_more=False)
 
     @classmethod
     def page(cls, rows, limit, sql=ROOMS):
@@ -296,8 +296,9 @@ class Room(Table):
         for start in range(0, min(limit, len(room_ids)), CHUNK):
             some = room_ids[start : min(start + CHUNK, limit)]
             ((objects, openids),) = execute(sql, {"room_ids": json.dumps(some)})
-            parts.append(objects)
-            owners += openids.split(" ")
+            if objects:  # under another server all of them may have gone in the meantime
+                parts.append(objects)
+                owners += openids.split(" ")
             if sum(map(len, parts)) > PAGE_AT_MOST:
                 break
         objects, owners = fit(SEPARATOR.join(parts), owners, limit)
