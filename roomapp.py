@@ -119,9 +119,9 @@ def login(code):
     登录。只有服务核实身份时才有这个接口，否则是 not_found，其他接口也不需要 token。
     """
     leave_loop()
-    LOGINS.count(address())
-    openid = wechat.account(*options.wechat_settings()).openid_of(code)
-    token = apply(lambda: Token.issue(openid))
+    with LOGINS.counting(address()):
+        openid = wechat.account(*options.wechat_settings()).openid_of(code)
+        token = apply(lambda: Token.issue(openid))
     exist = int(User.exists(openid))
     return {"openid": openid, "token": token, "expires_in": TOKEN_SECONDS, "exist": exist}
 
@@ -256,7 +256,7 @@ def delete_message(room_id, openid, message_id):
 
     发送者和房主可以。留言还在原来的位置，message 为空；重复删除等于删除一次。
     """
-    Room.by_id(room_id).delete_message(message_id, openid)
+    Room.by_id(room_id).delete_message(message_id, openid, request.caller)
 
 
 @app.post(
@@ -269,9 +269,9 @@ def delete_message(room_id, openid, message_id):
 def report(room_id, openid, reason, message_id=None):
     """举报
 
-    不填 message_id 是举报房间。只有运营者能看到，连同被举报的文字；同一个人对同一处只记一次。
+    不填 message_id 是举报房间。只有运营者能看到，连同被举报的文字；同一段文字，处理之前只记一次。
     """
-    Report.about(room_id, message_id, openid, reason)
+    Report.about(room_id, message_id, openid, reason, request.caller)
 
 
 # 三、其他
@@ -470,9 +470,11 @@ def main(words=None):
     sys.stdout.reconfigure(errors="backslashreplace")  # not every console knows every character
     parser = options.parser(run, __version__)
     try:
-        arguments = parser.parse_args(words)
-        arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = parser.parse_args(words)
+            arguments.run(arguments)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # as when it is piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SetupError as problem:

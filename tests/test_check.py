@@ -14,11 +14,10 @@ import pytest
 
 import roomapp
 from document import RATES
-from models import Room
+from models import Ban, Room
 from processes import read_answer
 from service import limits, wechat
 from service.database import change
-from service.login import Ban
 from service.moderation import Report
 from wechat_server import CHECK, SECRET, TOKEN, reply, stand_in
 

@@ -13,13 +13,12 @@ from peewee import IntegrityError
 from webtest import TestApp
 
 from document import BODIES
-from models import Member, Message, Room, User
+from models import Ban, Member, Message, Room, User
 from processes import PROJECT
 from roomapp import app
 from service import database as file
 from service import options
 from service.database import change, close_database, database
-from service.login import Ban
 from service.schema import open_database
 
 

@@ -7,10 +7,10 @@ from time import perf_counter
 import pytest
 
 from document import BODIES
-from models import STEP, ClosedRoom, Message, Room
+from models import STEP, Ban, ClosedRoom, Message, Room
 from roomapp import ROOMS
 from service.database import DAY_MS, apply, batch, change, database, now
-from service.login import Ban, Token, forget
+from service.login import Token, forget
 from service.moderation import REPORT_DAYS, Report
 
 OPENID = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"  # as WeChat's are, to be searched for in the file
