@@ -88,12 +88,8 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path):
     analyze = find_program("systemd-analyze")
     shutil.copy(DEPLOY / "roomapp-backup.timer", tmp_path)
     for unit in UNITS:
-        program = (
-            "/opt/roomapp/.venv/bin/python" if unit in OURS else "ExecStart=/etc/roomapp-failed"
-        )
-        text = adapt(
-            unit.name, {program: sys.executable if unit in OURS else "ExecStart=/bin/true"}
-        )
+        program = "/opt/roomapp/.venv/bin/python" if unit in OURS else "/etc/roomapp-failed"
+        text = adapt(unit.name, {program: sys.executable})
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
     done = subprocess.run([analyze, "verify", *tmp_path.iterdir()], **ONE_SHOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
