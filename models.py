@@ -390,9 +390,11 @@ class Room(Table):
         time = Message.insert_message(self.room_id, message_id, openid, message, sent)
         return message_id, time
 
-    def delete_message(self, message_id, openid):
+    def delete_message(self, message_id, openid, caller):
         """Delete the text of a message for its sender or the room's owner; its place stays."""
-        sender, _ = Message.by_id(self.room_id, message_id)
+        # Who may not read the messages does not learn whether there is one.
+        missing = "message_not_found" if caller.may_read(self.room_id) else "not_owner"
+        sender, _ = Message.by_id(self.room_id, message_id, missing)
         if openid not in (sender, self.room_owner_id):
             raise Refused("not_owner")
         self.remove_message(message_id)
@@ -406,7 +408,8 @@ class Room(Table):
     def forget(cls, openid):
         """Take openid out of some rooms, for good; the rooms that there were.
 
-        A room that they own goes to the member who joined first. One without others is deleted.
+        A room that they own goes to the member who joined first and is not banned. One without
+        such a member is deleted.
         """
         rooms = Member.select_some_rooms(openid)
         for room_id, is_owner in rooms:
@@ -512,6 +515,20 @@ class ClosedRoom(Table):
         return ClosedRoom.insert(room_id=room_id)
 
 
+class Ban(Table):
+    """openid may not log in nor change anything; `since` is 0 where nobody knows since when."""
+
+    openid = TextField(primary_key=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
+    since = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+
+    class Meta:
+        without_rowid = True
+
+    @prepared_test
+    def exists(openid):
+        return Ban.select(Ban.openid).where(Ban.openid == openid)
+
+
 class Member(Table):
     """Somebody in a room, the owner too; `joined` is the clock's tick at which they came."""
 
@@ -527,6 +544,14 @@ class Member(Table):
         primary_key = CompositeKey("room", "joined")
         without_rowid = True
         indexes = ((("openid", "room"), True),)
+
+    @classmethod
+    def leave(cls, openid):
+        """Take openid out of some rooms that others own; how many there were."""
+        some = cls.select(cls.room).where(cls.openid == openid, ~cls.is_owner).limit(STEP)
+        if left := cls.delete().where(cls.openid == openid, cls.room.in_(some)).execute():
+            Clock.tick()
+        return left
 
     @prepared_test
     def exists(room_id, openid):
@@ -557,7 +582,8 @@ class Member(Table):
     @prepared
     def select_first_guest(room_id):
         guests = Member.select(Member.openid).where(Member.room == room_id, ~Member.is_owner)
-        return guests.order_by(Member.joined).limit(1)
+        bans = Ban.select().where(Ban.openid == Member.openid)
+        return guests.where(~fn.EXISTS(bans)).order_by(Member.joined).limit(1)
 
     @prepared
     def make_owner(room_id, openid):
@@ -607,11 +633,11 @@ class Message(Table):
         return Page.of("messages", messages, senders, has_more=len(openids) > len(senders))
 
     @classmethod
-    def by_id(cls, room_id, message_id):
-        """Who sent a message, and its text."""
+    def by_id(cls, room_id, message_id, missing="message_not_found"):
+        """Who sent a message, and its text; Refused(missing) where there is none."""
         for openid, message in cls.select_message(room_id, message_id):
             return openid, message
-        raise Refused("message_not_found")
+        raise Refused(missing)
 
     @classmethod
     def forget(cls, openid):

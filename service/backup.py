@@ -18,6 +18,10 @@ from service.database import (
 
 # Older ones can damage a file that several processes write (sqlite.org/wal.html#walresetbug).
 SAFE_SQLITE = (3, 51, 3)
+NOTE = """\
+note       SQLite before 3.51.3 can damage a file that two programs write at the same moment. The
+           service and its commands lock it, so they are safe (on Windows, stop the service before a
+           command). Let nothing else write it, not even the sqlite3 shell: look at a `backup`."""
 
 
 def backup(path, file):
@@ -68,12 +72,7 @@ def check(path):
             sys.exit(1)
     print("integrity  ok")
     if sqlite3.sqlite_version_info < SAFE_SQLITE:
-        print(
-            "warning: this SQLite can damage a file that several processes write at once; roomapp "
-            "locks it, except on Windows, but let no other program write it, or install "
-            f"SQLite {'.'.join(map(str, SAFE_SQLITE))}",
-            file=sys.stderr,
-        )
+        print(NOTE)
 
 
 LAST_TIME = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', last_time / 1000.0, 'unixepoch') FROM clock"

@@ -1,19 +1,20 @@
 """The path of a request: what happens before its handler and after it, the same for every route."""
 
 import json
+from contextlib import nullcontext, suppress
 from functools import partial
 from inspect import signature
 
 from bottle import request
 
-from models import ClosedRoom
+from models import Ban, ClosedRoom
 from service import options, wechat
 from service.database import Refused, apply, leave_loop
 from service.fields import parse_int, read_fields
-from service.login import Anyone, Ban, Token
+from service.login import Anyone, Token
 from service.memory import Memory
 from service.moderation import Report
-from service.text import BLANKS
+from service.text import BLANKS, WITHOUT_INVISIBLE
 
 BODY_AT_MOST = 64 * 1024  # bytes
 
@@ -21,8 +22,8 @@ BODY_AT_MOST = 64 * 1024  # bytes
 class Endpoint:
     """A plugin of Bottle, which makes one for each route.
 
-    The parameters of a handler are the fields that it takes; a default makes one optional. What
-    else is special, the route says:
+    The parameters of a handler are the fields that it takes; a default makes one optional. One
+    named `caller` gets who calls. What else is special, the route says:
 
     - `anonymous`: it does not matter who calls
     - `by`: the field with the openid that acts
@@ -52,7 +53,8 @@ class Endpoint:
         self.scene = config.get("scene")
         self.own_errors = config.get("errors", "")
         parameters = signature(handler).parameters
-        self.fields = {name: parameters[name].default for name in parameters}
+        self.fields = {name: parameters[name].default for name in parameters if name != "caller"}
+        self.takes_caller = "caller" in parameters
         if self.changes and not self.is_in_steps:
             self.fields["request_id"] = None
 
@@ -76,12 +78,12 @@ class Endpoint:
         if self.is_anonymous:
             return self.handler(**read_fields(self.fields, sent))
         authorization = request.environ.get("HTTP_AUTHORIZATION", "")
-        request.caller = caller = self.identify(authorization)
+        caller = self.identify(authorization)
         values = read_fields(self.fields, sent)
         request_id = values.pop("request_id", None)
         self.check_actor(caller, values)
         if not self.changes:
-            return self.handler(**values)
+            return self.handle(caller, values)
         key = self.memory_key(caller, values, request_id)
         first = find_first(key)
         if first is not None:
@@ -89,10 +91,13 @@ class Endpoint:
         texts = self.find_texts(values)
         if texts or self.is_in_steps:
             leave_loop()
-        self.check_rate(caller)
-        if self.is_in_steps:
-            return self.handler(**values)
-        return self.check_and_change(authorization, caller, values, key, texts)
+        with self.rate_of(caller):
+            if self.is_in_steps:
+                return self.handle(caller, values)
+            return self.check_and_change(authorization, caller, values, key, texts)
+
+    def handle(self, caller, values):
+        return self.handler(caller, **values) if self.takes_caller else self.handler(**values)
 
     def identify(self, authorization):
         """Who is calling; Refused where callers are verified and the token does not say who."""
@@ -120,19 +125,23 @@ class Endpoint:
         return caller.openid or values.get(self.by, ""), self.url, request_id, values
 
     def find_texts(self, values):
-        """The texts that WeChat has to check, by field; none where all are blank."""
+        """The texts that WeChat has to check, by field, without those that are blank."""
         if not (self.texts and options.texts_are_checked()):
             return {}
         if callable(self.texts):
             found = self.texts(**values)
         else:
             found = {name: values[name] for name in self.texts}
-        texts = {name: text for name, text in found.items() if isinstance(text, (str, list))}
-        return texts if content_of(texts).strip(BLANKS) else {}
+        return {
+            name: text
+            for name, text in found.items()
+            if isinstance(text, (str, list)) and content_of([text]).strip(BLANKS)
+        }
 
-    def check_rate(self, caller):
+    def rate_of(self, caller):
         if self.rate and options.is_verified():
-            self.rate.count(caller.openid)
+            return self.rate.counting(caller.openid)
+        return nullcontext()
 
     def check_and_change(self, authorization, caller, values, key, texts):
         """Make the change, once WeChat has checked the texts as they are then."""
@@ -147,12 +156,24 @@ class Endpoint:
         """Ask WeChat; returns what it leaves to the operator, or an empty text."""
         if not texts:
             return ""
-        content = content_of(texts)
-        account = wechat.account(*options.wechat_settings())
-        suggestion = account.suggestion(caller.openid, self.scene, content)
+        suggestion = self.suggestion(caller, texts.values())
         if suggestion == "risky":
-            raise Refused("risky_content", field=next(iter(texts)))
-        return content if suggestion == "review" else ""
+            raise Refused("risky_content", field=self.find_risky(caller, texts))
+        return content_of(texts.values()) if suggestion == "review" else ""
+
+    def suggestion(self, caller, texts):
+        """What WeChat suggests for texts as people see them."""
+        account = wechat.account(*options.wechat_settings())
+        content = content_of(texts).translate(WITHOUT_INVISIBLE)
+        return account.suggestion(caller.openid, self.scene, content)
+
+    def find_risky(self, caller, texts):
+        """The field at fault; the first where none is by itself, or WeChat no longer answers."""
+        with suppress(Refused):
+            for name, text in texts.items():
+                if self.suggestion(caller, [text]) == "risky":
+                    return name
+        return next(iter(texts))
 
     def change(self, authorization, values, key, texts, doubtful):
         """Look again at what may have changed while WeChat was asked, and call the handler.
@@ -167,11 +188,12 @@ class Endpoint:
             return first
         if self.find_texts(values) != texts:
             return None
-        answer = self.handler(**values) or {}
+        answer = self.handle(caller, values) or {}
         ClosedRoom.clean_up()
         if doubtful:
             ids = {"room_id": 0, "message_id": 0, **values, **answer}
-            Report.add_doubtful(doubtful, caller.openid, ids["room_id"], ids["message_id"])
+            place = {name: ids[name] for name in ("room_id", "message_id")}
+            Report.add_doubtful(openid=caller.openid, text=doubtful, **place)
         if key:
             Memory.keep(answer, *key)
         return answer
@@ -184,8 +206,7 @@ def find_first(key):
 
 def content_of(texts):
     """All of them as one text."""
-    parts = (" ".join(text) if isinstance(text, list) else text for text in texts.values())
-    return "\n".join(parts)
+    return "\n".join(" ".join(text) if isinstance(text, list) else text for text in texts)
 
 
 # The body

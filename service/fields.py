@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import models
 from search import DIGITS
 from service.database import Refused
-from service.text import BLANKS
+from service.text import BLANKS, has_visible
 
 KEY_AT_MOST = 60
 CODE_AT_MOST = 128  # WeChat's have 32
@@ -23,6 +23,7 @@ CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 OFFICE_BREAKS = dict.fromkeys(map(ord, "\v\f\x85"), "\n")
 BAD_CHARACTER = "含有不能使用的字符"
+LINE_RULE = "至少一个能单独显示的字，不能换行，首尾空白会去掉"
 
 
 def read_fields(defaults, sent):
@@ -73,9 +74,11 @@ def word(label, at_most, before, after=""):
     return Field(label, read, f"{before}1–{at_most} 个可见字符，不含空格{after}", text(1, at_most))
 
 
-def line(label, at_most, more=""):
-    rule = f"1–{at_most} 个字，不能换行，首尾空白会去掉{more}"
-    return Field(label, lambda value: read_line(value, at_most), rule, text(1, at_most))
+def line(label, at_most, at_least=1, more=""):
+    def read(value):
+        return value if value == "" and at_least == 0 else read_line(value, at_most)
+
+    return Field(label, read, f"1–{at_most} 个字，{LINE_RULE}{more}", text(at_least, at_most))
 
 
 def paragraphs(label, at_least, at_most, more, read_text=None):
@@ -117,7 +120,11 @@ def integer(at_least):
 
 
 def read_line(value, at_most):
-    return fit(not_blank(cut(value)), at_most)
+    """A text with something to see: marks alone would show on whatever stands before them."""
+    value = fit(cut(value), at_most)
+    if not has_visible(value):
+        raise ValueError("不能是空白")
+    return value
 
 
 def read_line_as_sent(value, at_most):
@@ -217,14 +224,13 @@ FIELDS = {
             "items": text(1, models.PREFERENCE_AT_MOST),
         },
     ),
-    "nickname": line("昵称", models.NICKNAME_AT_MOST, "；可以和别人的相同"),
+    "nickname": line("昵称", models.NICKNAME_AT_MOST, 0, "；可以重名；空字符串去掉昵称"),
     "room_id": number("房间号", "正整数，由数字组成的字符串也可以"),
     "name": line("房间名", models.NAME_AT_MOST),
     "section": Field(
         "分区名",
         read_section,
-        f"1–{models.SECTION_AT_MOST} 个字，不能换行，首尾空白会去掉；"
-        "整数（选择器的序号）按其数字处理",
+        f"1–{models.SECTION_AT_MOST} 个字，{LINE_RULE}；整数（选择器的序号）按其数字处理",
         text(1, models.SECTION_AT_MOST, "integer")
         | {
             "minimum": 1 - 10 ** (models.SECTION_AT_MOST - 1),
@@ -254,7 +260,7 @@ FIELDS = {
     "key": Field(
         "搜索内容",
         read_key,
-        f"数字，或 1–{KEY_AT_MOST} 个字，首尾空白会去掉",
+        f"数字，或 1–{KEY_AT_MOST} 个字，{LINE_RULE}",
         text(1, KEY_AT_MOST, "number"),
     ),
     "limit": number_between("limit", 1, LIMIT_AT_MOST, "最多几条", f"不填为 {LIMIT}"),

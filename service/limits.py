@@ -4,10 +4,13 @@ import ipaddress
 import math
 import threading
 from collections import OrderedDict
+from contextlib import contextmanager
 from itertools import islice
 from time import monotonic
 
 from service.database import Refused
+
+OURS = ("database_busy", "wechat_unavailable")  # what a person is refused by no fault of theirs
 
 
 class RateLimit:
@@ -33,6 +36,18 @@ class RateLimit:
                 raise Refused("too_many_requests", retry_after=math.ceil(seconds))
             self.used_until[person] = until
             self.used_until.move_to_end(person)
+
+    @contextmanager
+    def counting(self, person):
+        """Count what is inside as one more, unless it fails and that is not the person's fault."""
+        self.count(person)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, Refused) or error.error in OURS:
+                with self.lock:
+                    self.used_until[person] = self.used_until.get(person, 0) - 1 / self.per_second
+            raise
 
 
 def network_of(address):

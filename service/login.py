@@ -1,4 +1,4 @@
-"""Who is calling: tokens, bans, who may do what, and leaving for good."""
+"""Who is calling: tokens, who may do what, and leaving for good."""
 
 import secrets
 from threading import BoundedSemaphore
@@ -6,8 +6,8 @@ from time import sleep
 
 from peewee import BigIntegerField, TextField, fn
 
-from models import OPENID_AT_MOST, STEP, Member, Message, Room, User
-from service.database import Refused, Table, apply, database, length, now, prepared, prepared_test
+from models import OPENID_AT_MOST, STEP, Ban, Member, Message, Room, User
+from service.database import Refused, Table, apply, database, length, now, prepared
 from service.memory import delete_two_invalid, digest
 
 TOKEN_SECONDS = 7 * 24 * 60 * 60
@@ -42,19 +42,6 @@ class Anyone(Caller):
         return True
 
     may_act_as = may_see_profile_of = may_remove = may_read = may
-
-
-class Ban(Table):
-    """openid may not log in nor change anything."""
-
-    openid = TextField(primary_key=True, constraints=[length("openid", 1, OPENID_AT_MOST)])
-
-    class Meta:
-        without_rowid = True
-
-    @prepared_test
-    def exists(openid):
-        return Ban.select(Ban.openid).where(Ban.openid == openid)
 
 
 class Token(Table):

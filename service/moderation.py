@@ -1,19 +1,22 @@
 """What people report, and what the operator does beside a running service."""
 
+import json
 import sys
 import unicodedata
 from datetime import datetime
 
-from peewee import BigIntegerField, BooleanField, TextField
+from peewee import BigIntegerField, BooleanField, TextField, fn
 
-from models import Message, Room
-from service.database import DAY_MS, Refused, Table, apply, now, prepared
-from service.login import Ban, Token, forget_all
+from models import Ban, Member, Message, Room, User, rfc3339
+from service.database import DAY_MS, Refused, Table, apply, now
+from service.login import Token, forget_all
 from service.login import forget as forget_person
 from service.memory import delete_two_invalid
 
 REPORT_DAYS = 180
 WIDTH = 80  # columns of a terminal
+MESSAGES_SHOWN = 20
+TIMES = ("time", "joined", "since", "expires")  # columns, in milliseconds since 1970
 
 
 class Report(Table):
@@ -36,61 +39,44 @@ class Report(Table):
         indexes = ((("room_id", "message_id"), False),)
 
     @classmethod
-    def about(cls, room_id, message_id, openid, reason):
+    def about(cls, room_id, message_id, openid, reason, caller):
         """Keep what openid reports: a message or, where message_id is None, a room."""
         room = Room.by_id(room_id)
+        report = {"reporter": openid, "room_id": room_id, "reason": reason}
         if message_id is None:
-            said_by, text = room.room_owner_id, "\n".join(Room.texts(room_id).values())
-        else:
-            said_by, text = Message.by_id(room_id, message_id)
-            if not text:
-                raise Refused("message_not_found")
-        cls.add(openid, said_by, room_id, message_id or 0, text, reason)
+            text = "\n".join(Room.texts(room_id).values())
+            return cls.add(openid=room.room_owner_id, message_id=0, text=text, **report)
+        for said_by, text in Message.select_message(room_id, message_id):
+            if text:
+                return cls.add(openid=said_by, message_id=message_id, text=text, **report)
+        if caller.may_read(room_id):  # nobody else learns whether there is one
+            raise Refused("message_not_found")
 
     @classmethod
-    def add(cls, reporter, openid, room_id, message_id, text, reason):
-        """Keep a report, once for each person and target."""
-        earliest = now() - REPORT_DAYS * DAY_MS
-        cls.delete_old(earliest)
-        cls.insert_report(reporter, openid, room_id, message_id, text, reason, now())
-
-    @classmethod
-    def add_doubtful(cls, text, openid, room_id=0, message_id=0):
+    def add_doubtful(cls, **report):
         """Report a text that WeChat leaves to the operator, once while that report is open."""
-        same = {"openid": openid, "room_id": room_id, "message_id": message_id, "text": text}
-        if not cls.select().filter(reporter="", is_open=True, **same).exists():
-            cls.add("", openid, room_id, message_id, text, "微信建议人工审核")
+        if not cls.select().filter(reporter="", is_open=True, **report).exists():
+            cls.add(reporter="", reason="微信建议人工审核", **report)
+
+    @classmethod
+    def add(cls, **report):
+        """Keep a report, once for each person, target and text while that report is open."""
+        delete_two_invalid(cls, cls.time < now() - REPORT_DAYS * DAY_MS).execute()
+        cls.insert(**report, time=now(), is_open=True).on_conflict_ignore().execute()
 
     @classmethod
     def close(cls, which):
         """Close open reports; how many there were."""
         return cls.update(is_open=False).where(which, cls.is_open).execute()
 
-    @prepared
-    def insert_report(reporter, openid, room_id, message_id, text, reason, time):
-        report = Report.insert(
-            reporter=reporter,
-            openid=openid,
-            room_id=room_id,
-            message_id=message_id,
-            text=text,
-            reason=reason,
-            time=time,
-            is_open=True,
-        )
-        return report.on_conflict_ignore()
-
-    @prepared
-    def delete_old(earliest):
-        return delete_two_invalid(Report, Report.time < earliest)
-
 
 Report.add_index(
     Report.reporter,
     Report.room_id,
     Report.message_id,
+    Report.text,
     unique=True,
-    where=Report.reporter != "",
+    where=(Report.reporter != "") & Report.is_open,
     name="report_once",
 )
 
@@ -108,39 +94,58 @@ def reports(show_all):
         print(block(each, show_all))
 
 
+def dismiss(number):
+    """Close a report whose text may stay."""
+    closed = apply(lambda: Report.close(Report.id == number))
+    finish(f"dismissed report {number}" if closed else f"no report {number} is open", closed)
+
+
+def show(target):
+    """Show a room, by its number, or a person; of the messages the newest."""
+    facts = facts_of_room(target) if isinstance(target, int) else facts_of(target)
+    facts["message"] = facts["message"].order_by(Message.message_id.desc()).limit(MESSAGES_SHOWN)
+    found = [(kind, row) for kind in facts for row in facts[kind]]
+    for kind, row in found:
+        print(kind)
+        for name, value in row.items():
+            first, *more = wrap(f"{name}: {value}", indent=" " * 8)
+            print(first[4:], *more, sep="\n")  # so that no text looks like another fact
+    if not found:
+        finish(f"there is no {target} here", found=False)
+
+
 def remove(room_id, message_id):
     """Delete a room or, with a message_id, the text of one of its messages."""
     reported = Report.room_id == room_id
-    what = f"room {room_id}"
     if message_id is not None:
         reported &= Report.message_id == message_id
-        what = f"message {message_id} of {what}"
+    # It may be gone already, but not its reports.
+    outcome, closed = apply(lambda: (delete(room_id, message_id), Report.close(reported)))
+    finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed") or closed)
 
-    def act():
-        closed = Report.close(reported)
-        try:
-            room = Room.by_id(room_id)
-            if message_id is None:
-                room.close(room.room_owner_id)
-            else:
-                Message.by_id(room_id, message_id)
-                room.remove_message(message_id)
-            return f"removed {what}", closed
-        except Refused as refusal:  # it may be gone already, but not its reports
-            return f"nothing removed: {refusal.error.replace('_', ' ')}", closed
 
-    outcome, closed = apply(act)
-    finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed"))
+def delete(room_id, message_id):
+    """Delete a room or a text; what was done, in words."""
+    try:
+        room = Room.by_id(room_id)
+        if message_id is None:
+            name = visible(Room.texts(room_id)["name"])
+            room.close(room.room_owner_id)
+            return f"removed room {room_id}, {name}"
+        Message.by_id(room_id, message_id)
+        room.remove_message(message_id)
+        return f"removed message {message_id} of room {room_id}"
+    except Refused as refusal:
+        return f"nothing removed: {refusal.error.replace('_', ' ')}"
 
 
 def ban(openid):
     """End somebody's tokens; what they change or log in to is refused from now on."""
-
-    def act():
-        Ban.insert(openid=openid).on_conflict_ignore().execute()
-        return Report.close(Report.openid == openid)
-
-    finish(f"banned {openid}{and_closed(apply(act))}")
+    check_known(openid)
+    apply(lambda: Ban.insert(openid=openid, since=now()).on_conflict_ignore().execute())
+    while apply(lambda: Member.leave(openid)):
+        pass
+    finish(f"banned {openid}")
 
 
 def unban(openid):
@@ -151,13 +156,55 @@ def unban(openid):
     finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
 
 
+def bans():
+    """Show who is banned, and since when."""
+    found = list(Ban.select().order_by(Ban.since, Ban.openid))
+    for each in found:
+        print(f"{moment(each.since) if each.since else '?':25} {each.openid}")
+    if not found:
+        finish("nobody is banned", found=False)
+
+
+def clear_nickname(openid):
+    """Take somebody's nickname away."""
+
+    def act():
+        for user in User.select().where(User.openid == openid, User.nickname != ""):
+            User.complete(openid, user.sex, user.preference, nickname="")
+            is_profile = (Report.openid == openid) & (Report.room_id == 0)
+            closed = Report.close(is_profile & (Report.text == user.nickname))
+            return f"cleared the nickname of {openid}{and_closed(closed)}"
+        return None
+
+    done = apply(act)
+    finish(done or f"{openid} has no nickname", found=done)
+
+
 def forget(openid):
     """Delete what there is of somebody, as /usr/delete does."""
-    is_room = (Report.message_id == 0) & Report.room_id.in_(Room.select(Room.room_id))
+    no_room = Report.room_id.not_in(Room.select(Room.room_id))
+    owned = Report.room_id.in_(Room.select(Room.room_id).where(Room.room_owner_id == openid))
+    reported = [each.room_id for each in Report.select().where(Report.is_open, owned)]
     found = forget_person(openid)
-    # A room that went to somebody else still has its texts.
-    closed = apply(lambda: Report.close((Report.openid == openid) & ~is_room))
+    # A room that went to somebody else still has its texts; with any other all went that it had.
+    is_gone = (Report.openid == openid) & ((Report.message_id != 0) | no_room)
+    closed = apply(lambda: Report.close(is_gone | Report.room_id.in_(reported) & no_room))
     finish(f"{'forgot' if found else 'nothing of'} {openid}{and_closed(closed)}", found)
+
+
+def export(openid):
+    """Write all that is kept of somebody as JSON, but nothing that others said."""
+    check_known(openid)
+    sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the console is
+    facts = {kind: list(rows) for kind, rows in facts_of(openid).items()}
+    print(json.dumps({"openid": openid, **facts}, ensure_ascii=False, indent=2))
+
+
+def check_known(openid):
+    """End with 1 where there is nothing of openid, which may be half of one."""
+    places = [rows(Report.openid, openid), *facts_of(openid).values()]
+    if not any(place.exists() for place in places):
+        finish(f"nobody here is {openid}", found=False)
 
 
 def finish(line, found=True):
@@ -169,16 +216,51 @@ def and_closed(closed):
     return f"; closed {closed} report{'s' * (closed > 1)}" if closed else ""
 
 
-# Showing a report
+# What there is, by its kind
+
+
+def facts_of(openid):
+    """What is kept of somebody, without what others said."""
+    return {
+        "profile": rows(User.openid, openid),
+        "owned room": rows(Room.room_owner_id, openid),
+        "membership": rows(Member.openid, openid),
+        "message": rows(Message.openid, openid),
+        "own report": rows(Report.reporter, openid, "openid", "text"),
+        "ban": rows(Ban.openid, openid),
+        "login": rows(Token.openid, openid),
+    }
+
+
+def facts_of_room(room_id):
+    members = Member.select(Member.openid, User.nickname).where(Member.room == room_id)
+    return {
+        "room": rows(Room.room_id, room_id),
+        "member": members.left_outer_join(User, on=User.openid == Member.openid).dicts(),
+        "message": rows(Message.room_id, room_id),
+    }
+
+
+def rows(place, value, *hidden):
+    """The rows that have a value in one place, as dicts without what means nothing to people."""
+    hidden = {place.name, "folded_name", "folded_section", "digest", *hidden}
+    columns = [
+        rfc3339(fn.nullif(each, 0)).alias(each.name) if each.name in TIMES else each
+        for each in place.model._meta.sorted_fields
+        if each.name not in hidden
+    ]
+    return place.model.select(*columns).where(place == value).dicts()
+
+
+# In lines of a terminal
 
 
 def block(report, with_state):
     """A report in lines of WIDTH columns; openids are whole, to be copied."""
-    moment = datetime.fromtimestamp(report.time / 1000).astimezone()
     state = ", open" if report.is_open else ", settled"
     message = f", message {report.message_id}" if report.message_id else ""
     lines = [
-        f"report {report.id}, {moment:%Y-%m-%d %H:%M:%S %z}{state if with_state else ''}",
+        f"report {report.id}, {moment(report.time)}{state if with_state else ''}",
         f"where: room {report.room_id}{message}" if report.room_id else "where: a profile",
         f"said by: {report.openid}",
         f"reported by: {report.reporter or 'WeChat'}",
@@ -188,6 +270,10 @@ def block(report, with_state):
         *wrap(report.text),
     ]
     return "\n".join(lines) + "\n"
+
+
+def moment(milliseconds):
+    return f"{datetime.fromtimestamp(milliseconds / 1000).astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def wrap(text, indent="    "):
@@ -213,10 +299,7 @@ def visible(text):
 
 def shown_width(text):
     return sum(
-        0
-        if unicodedata.combining(each) or unicodedata.category(each) in ("Mn", "Me", "Cf")
-        else 2
-        if unicodedata.east_asian_width(each) in "WF"
-        else 1
+        1 + (unicodedata.east_asian_width(each) in "WF")
         for each in text
+        if unicodedata.category(each) not in ("Mn", "Me", "Cf")
     )

@@ -124,6 +124,8 @@ def is_verified():
     appid, secret, _ = wechat_settings()
     if bool(appid) != bool(secret):
         raise SetupError("set both ROOMAPP_WECHAT_APPID and ROOMAPP_WECHAT_SECRET, or neither")
+    if "..." in (appid, secret):  # as deploy/README.md has them
+        raise SetupError("ROOMAPP_WECHAT_APPID or ROOMAPP_WECHAT_SECRET is still `...`")
     return bool(appid)
 
 
@@ -189,36 +191,27 @@ def add_flag(parser, name, default):
 FILE = ("file", {"type": Path})
 OPENID = ("openid", {"type": openid})
 ID = partial(number, at_least=1, at_most=ID_AT_MOST)
+ROOM_ID = ("room_id", {"type": ID})
+MESSAGE_ID = ("message_id", {"type": ID, "nargs": "?"})
+TARGET = ("target", {"type": lambda text: (ID if text.isdecimal() else openid)(text)})
 ALL = ("--all", {"dest": "show_all", "action": "store_true", "help": "the settled ones, too"})
 
 # command: (what it does, what runs it, its arguments)
 ON_THE_FILE = {
     "backup": ("copy the database to a new file, also while the service runs", backup.backup, FILE),
-    "restore": (
-        "put a copy of a file in the place of the database, while the service is stopped",
-        backup.restore,
-        FILE,
-    ),
+    "restore": ("put a copy in the place of the database, once stopped", backup.restore, FILE),
     "check": ("show how the database is, and exit with 1 when it is damaged", backup.check),
     "demo": ("fill an empty database with a campus to look at", demo.fill),
 }
 BESIDE_THE_SERVICE = {
-    "reports": (
-        "show what people reported and nobody has settled, the oldest first",
-        moderation.reports,
-        ALL,
-    ),
-    "remove": (
-        "delete a room or, with a message_id, the text of one of its messages",
-        moderation.remove,
-        ("room_id", {"type": ID}),
-        ("message_id", {"type": ID, "nargs": "?"}),
-    ),
+    "reports": ("show what people reported and nobody has settled", moderation.reports, ALL),
+    "dismiss": ("settle a report; its text stays", moderation.dismiss, ("number", {"type": ID})),
+    "show": ("show a room (digits) or a person, and the newest messages", moderation.show, TARGET),
+    "remove": ("delete a room, or the text of a message", moderation.remove, ROOM_ID, MESSAGE_ID),
     "ban": ("let somebody neither log in nor change anything", moderation.ban, OPENID),
     "unban": ("let somebody log in again", moderation.unban, OPENID),
-    "forget": (
-        "delete somebody's profile, memberships and texts, as /usr/delete does",
-        moderation.forget,
-        OPENID,
-    ),
+    "bans": ("show who is banned, and since when", moderation.bans),
+    "clear-nickname": ("take somebody's nickname away", moderation.clear_nickname, OPENID),
+    "forget": ("delete what there is of somebody, as /usr/delete does", moderation.forget, OPENID),
+    "export": ("write all that is kept of somebody, as JSON", moderation.export, OPENID),
 }

@@ -8,7 +8,7 @@ from time import monotonic
 
 from peewee import OperationalError
 
-from models import Clock, ClosedRoom, Member, Message, Room, User
+from models import Ban, Clock, ClosedRoom, Member, Message, Room, User
 from service.backup import copy, dated, verify
 from service.database import (
     APPLICATION_ID,
@@ -22,7 +22,7 @@ from service.database import (
     now,
     open_file,
 )
-from service.login import Ban, Token
+from service.login import Token
 from service.memory import Memory
 from service.moderation import Report
 from service.text import RoomIndex
@@ -108,11 +108,17 @@ def find_copy(path, version):
     return None
 
 
-def delete_rooms_before_their_messages():
+def upgrade_to_6():
     for trigger in ("room_full", "capacity_too_small", "bad_preference"):
         database.execute_sql(f"DROP TRIGGER {trigger}")
     database.create_tables([ClosedRoom])
     rebuild(Message)
+    database.execute_sql("DROP INDEX report_once")
+    database.create_tables([Report])  # its index
+    database.execute_sql('ALTER TABLE ban ADD COLUMN "since" INTEGER NOT NULL DEFAULT 0')
+    banned_guest = ~Member.is_owner & Member.openid.in_(Ban.select(Ban.openid))
+    if Member.delete().where(banned_guest).execute():
+        Clock.tick()
 
 
 def rebuild(table):
@@ -128,4 +134,4 @@ def rebuild(table):
 
 
 # version: what makes a file of the version before into one of this
-UPGRADES = {6: delete_rooms_before_their_messages}
+UPGRADES = {6: upgrade_to_6}

@@ -47,12 +47,22 @@ def announce(listener, database, is_verified):
     """Print where the service is and where its data is; warn where strangers are believed."""
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        host = "127.0.0.1" if address.version == 4 else "::1"
+    hosts = own_addresses(address.version) if address.is_unspecified else [host]
     if not (address.is_loopback or is_verified):
         log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
-    link = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    print(f"roomapp is at {link} and keeps its data in {database.absolute()}", flush=True)
+    links = [f"http://{f'[{each}]' if ':' in each else each}:{port}/" for each in hosts]
+    where = " and ".join(links)
+    print(f"roomapp is at {where} and keeps its data in {database.absolute()}", flush=True)
+
+
+def own_addresses(version):
+    """Loopback and, where there is a network, the address for others in it; nothing is sent."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    loopback, elsewhere = ("127.0.0.1", "192.0.2.1") if version == 4 else ("::1", "2001:db8::1")
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as unused:
+        unused.connect((elsewhere, 9))
+        return [loopback, unused.getsockname()[0]]
+    return [loopback]
 
 
 def start_loop(app, listener, threads, clean_up, undone, trusted_proxy):

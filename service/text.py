@@ -6,11 +6,11 @@ from playhouse.sqlite_ext import FTS5Model, SearchField
 
 from service.database import database, prepared
 
-# What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and the
-# empty Braille pattern.
+# What shows nothing: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt), the empty
+# Braille pattern and the empty note head.
 INVISIBLE = (
     "00AD 034F 061C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 2800 3164 "
-    "FE00-FE0F FEFF FFA0 FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
+    "FE00-FE0F FEFF FFA0 FFF0-FFF8 1BCA0-1BCA3 1D159 1D173-1D17A E0000-E0FFF"
 )
 # Unicode's White_Space. str.strip() by itself would also cut off the controls U+001C to U+001F.
 WHITE_SPACE = "0009-000D 0020 0085 00A0 1680 2000-200A 2028-2029 202F 205F 3000"
@@ -27,6 +27,16 @@ def characters(ranges):
 
 BLANKS = characters(f"{WHITE_SPACE} {INVISIBLE}")
 WITHOUT_INVISIBLE = dict.fromkeys(map(ord, characters(INVISIBLE)))
+
+
+SHOW_NOTHING_ALONE = ("Mn", "Mc", "Me", "Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's categories
+
+
+def has_visible(text):
+    """Whether a text has a character that shows by itself."""
+    return any(
+        each not in BLANKS and unicodedata.category(each) not in SHOW_NOTHING_ALONE for each in text
+    )
 
 
 def fold(text):

@@ -23,6 +23,7 @@ RENEW_BEFORE = 120
 LOGIN_FAILED = (40029, 40163, 40226)
 TOKEN_INVALID = (40001, 40014, 42001)
 NOT_SEEN_LATELY = 61010
+RISKY = 87014  # as the first version of the check said it
 
 # errcode: what the operator has to do.
 ADVICE = {
@@ -83,6 +84,8 @@ class Account:
             answer = self.ask_with_token("/wxa/msg_sec_check", body, deadline)
         if answer.get("errcode") == NOT_SEEN_LATELY:
             raise Refused("login_required", detail="离开太久了，请重新打开小程序并登录")
+        if answer.get("errcode") == RISKY:
+            return "risky"
         result = valid(answer).get("result")
         suggest = result.get("suggest") if isinstance(result, dict) else None
         if suggest not in ("pass", "review", "risky"):

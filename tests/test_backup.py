@@ -324,7 +324,10 @@ def test_a_check_tells_how_the_database_is(start, run, file):
     ]
     assert facts["last_time"] == server.request("GET", "/time")[1]["last_time"]
     assert facts["integrity"] == "ok"
-    assert ("several processes" in done.stderr) == (sqlite3.sqlite_version_info < (3, 51, 3))
+    is_older = sqlite3.sqlite_version_info < (3, 51, 3)
+    for says in ("can damage a file", "are safe", "sqlite3 shell", "look at a `backup`"):
+        assert (says in done.stdout) == is_older, "what is wrong, what is safe, and what to do"
+    assert (done.returncode, done.stderr) == (0, ""), "it is no alarm"
 
 
 def truncate(file):
@@ -419,6 +422,17 @@ def test_an_upgraded_database_is_like_a_new_one_and_the_old_one_is_kept(old_data
     assert objects(copy) == before
     open_database(old_database, may_upgrade=True)
     assert len(list(tmp_path.glob("*version*"))) == 1, "one upgrade, one copy"
+
+
+def test_with_an_upgrade_who_was_banned_leaves_the_rooms_of_others(old_database):
+    with closing(sqlite3.connect(old_database)) as connection:
+        connection.execute("INSERT INTO ban VALUES ('hong'), ('ming')")
+        connection.commit()
+    before = query(old_database, "SELECT last_time FROM clock")
+    open_database(old_database, may_upgrade=True)
+    assert query(old_database, "SELECT openid FROM member") == ["ming"]
+    assert set(query(old_database, "SELECT since FROM ban")) == {0}
+    assert query(old_database, "SELECT last_time FROM clock") > before
 
 
 def test_an_upgrade_that_fails_changes_nothing_and_copies_once(old_database, monkeypatch):

@@ -11,14 +11,14 @@ from time import perf_counter
 from urllib.request import Request, urlopen
 
 import pytest
+from peewee import OperationalError
 
 import roomapp
 from document import RATES
-from models import Room
+from models import Ban, Room
 from processes import read_answer
 from service import limits, wechat
-from service.database import change
-from service.login import Ban
+from service.database import Refused, change
 from service.moderation import Report
 from wechat_server import CHECK, SECRET, TOKEN, reply, stand_in
 
@@ -186,7 +186,21 @@ def test_whatever_a_text_may_be_wechat_can_read_it(send, ming, wechat_server, ur
     assert send(url, ming, **fields).json["response_code"] == 1
     [asked] = wechat_server.checks
     if "message" in fields:
-        assert asked["content"] == fields["message"]
+        assert asked["content"] == fields["message"].replace("\u200d", "")
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u2060", "\ufeff", "\u00ad", "\ufe0f", "\U000e0041"])
+def test_wechat_gets_what_people_see(write, send, ming, wechat_server, assert_refused, hidden):
+    assert_refused(write(f"来点违{hidden}规的"), 400, "risky_content", "message")
+    text = f"加{hidden}微信"
+    message_id = write(text).json["message_id"]
+    assert [asked["content"] for asked in wechat_server.checks] == ["来点违规的", "加微信"]
+    page = send("/room/get_message", ming, room_id=1).json
+    assert [each["message"] for each in page["messages"]] == [text], "it is kept as it was sent"
+    wechat_server.replies[CHECK] = suggest("review")
+    write(f"再加{hidden}微信")
+    assert [report.text for report in Report.select()] == [f"再加{hidden}微信"]
+    assert message_id
 
 
 def test_a_text_that_is_sent_again_is_not_checked_again(write, wechat_server):
@@ -263,11 +277,71 @@ def test_what_is_reviewed_is_reported_for_each_place_where_it_stands(write, wech
     assert len(wechat_server.checks) == 1
 
 
-def test_one_bad_text_among_others_is_enough(send, ming, assert_refused):
-    answer = send("/room/add", ming, **{**ADD, "description": "来点违规的"})
+@pytest.mark.parametrize(
+    ("url", "fields", "field"),
+    [
+        ("/room/add", {**ADD, "name": "违规"}, "name"),
+        ("/room/add", {**ADD, "section": "违规"}, "section"),
+        ("/room/add", {**ADD, "description": "来点违规的"}, "description"),
+        ("/room/add", {**ADD, "section": "违规", "description": "违规"}, "section"),
+        ("/room/complete", {**EDIT, "name": "桌游", "description": "违规"}, "description"),
+        ("/usr/complete", {**COMPLETE, "preference": ["篮球", "违规"]}, "preference"),
+        ("/usr/complete", {**COMPLETE, "nickname": "", "sex": "违规"}, "sex"),
+        (
+            "/usr/complete",
+            {**COMPLETE, "nickname": "小明", "sex": "男孩", "preference": ["违规"]},
+            "preference",
+        ),
+    ],
+)
+def test_of_several_texts_the_one_at_fault_is_named(
+    send, ming, wechat_server, dump, assert_refused, url, fields, field
+):
+    before = dump()
+    assert_refused(send(url, ming, **fields), 400, "risky_content", field)
+    assert dump() == before
+    together, *by_themselves = [asked["content"] for asked in wechat_server.checks]
+    assert "违规" in together
+    assert len(by_themselves) <= 3
+
+
+def test_where_texts_are_risky_only_together_the_first_is_named(
+    send, ming, wechat_server, assert_refused
+):
+    answer = send("/room/add", ming, **{**ADD, "name": "违", "section": "规"})
+    assert answer.json["response_code"] == 1
+
+    def judge_together(out):
+        content = wechat_server.checks[-1]["content"]
+        suggest("risky" if content.split() == ["微", "信", "号"] else "pass")(out)
+
+    wechat_server.replies[CHECK] = judge_together
+    answer = send("/room/add", ming, **{**ADD, "name": "微", "section": "信", "description": "号"})
     assert_refused(answer, 400, "risky_content", "name")
-    answer = send("/usr/complete", ming, **{**COMPLETE, "preference": ["篮球", "违规"]})
-    assert_refused(answer, 400, "risky_content", "preference")
+
+
+def test_where_wechat_no_longer_answers_the_refusal_stands(
+    send, ming, wechat_server, assert_refused
+):
+    def judge_once(out):
+        wechat_server.replies[CHECK] = say(errcode=-1)
+        suggest("risky")(out)
+
+    wechat_server.replies[CHECK] = judge_once
+    answer = send("/room/add", ming, **{**ADD, "description": "违规"})
+    assert_refused(answer, 400, "risky_content", "name")
+
+
+def test_texts_that_pass_together_are_asked_once(send, ming, wechat_server):
+    assert send("/room/add", ming, **ADD).json["response_code"] == 1
+    assert len(wechat_server.checks) == 1
+
+
+def test_the_errcode_of_the_first_version_is_risky_too(write, wechat_server, dump, assert_refused):
+    before = dump()
+    wechat_server.replies[CHECK] = say(errcode=87014, errmsg="risky content")
+    assert_refused(write("嗨"), 400, "risky_content", "message")
+    assert dump() == before
 
 
 def test_what_is_reviewed_is_reported_once_as_long_as_that_is_open(send, ming, wechat_server):
@@ -303,7 +377,7 @@ def test_a_room_that_was_edited_while_wechat_was_asked_is_checked_anew(
     answer = send("/room/complete", ming, **EDIT, name="狼人杀")
     assert answer.json.get("error") == (None if suggestion == "pass" else "risky_content")
     asked = [check["content"].split() for check in wechat_server.checks]
-    assert asked == [["狼人杀", "学习"], ["狼人杀", "学习", "今晚"]]
+    assert asked[:2] == [["狼人杀", "学习"], ["狼人杀", "学习", "今晚"]]
     texts = Room.texts(1)
     assert (texts["name"], texts["description"]) == (name, "今晚")
 
@@ -729,6 +803,52 @@ def test_each_person_and_each_endpoint_has_its_own_limit(
 def test_in_the_open_mode_there_are_no_limits(post, configure, room, url, fields, times, seconds):
     for _ in range(times + 1):
         assert post(url, **fields).json["response_code"] == 1
+
+
+def test_what_fails_by_wechat_does_not_count(write, send, ming, clock, wechat_server, use_up):
+    wechat_server.replies[CHECK] = say(errcode=-1)
+    for number in range(40):
+        assert write(f"第 {number} 条").json["error"] == "wechat_unavailable"
+    wechat_server.replies.clear()
+    use_up("/room/send_message", SEND, 30)
+    assert write("嗨").json["error"] == "too_many_requests"
+
+
+@pytest.mark.parametrize("error", [Refused("database_busy"), OperationalError("disk I/O error")])
+def test_what_fails_by_the_service_does_not_count(clock, error):
+    limit = limits.RateLimit(at_once=1, per_second=1)
+    for _ in range(3):
+        with pytest.raises(type(error)), limit.counting("ming"):
+            raise error
+    with pytest.raises(Refused, match="room_full"), limit.counting("ming"):
+        raise Refused("room_full")
+    with pytest.raises(Refused, match="too_many_requests"), limit.counting("ming"):
+        pass
+
+
+def test_who_is_given_back_may_not_do_more_than_before(clock):
+    limit = limits.RateLimit(at_once=2, per_second=1)
+    with pytest.raises(Refused), limit.counting("ming"):
+        clock[0] += 9
+        for _ in range(2):
+            limit.count("ming")
+        raise Refused("wechat_unavailable")
+    limit.count("ming")
+    with pytest.raises(Refused, match="too_many_requests"):
+        limit.count("ming")
+
+
+def test_a_login_that_fails_by_wechat_does_not_count(
+    send, clock, wechat_server, monkeypatch, assert_refused
+):
+    monkeypatch.setattr(roomapp.LOGINS, "at_once", 1)
+    wechat_server.reply = say(errcode=-1)
+    for _ in range(3):
+        answer = send("/usr/login", {}, code="code-hong")
+        assert_refused(answer, 503, "wechat_unavailable")
+    wechat_server.reply = None
+    assert send("/usr/login", {}, code="code-hong").json["response_code"] == 1
+    assert_refused(send("/usr/login", {}, code="code-hong"), 429, "too_many_requests")
 
 
 def test_of_many_messages_at_once_exactly_30_pass(send, ming, clock):

@@ -15,13 +15,12 @@ from webtest import TestApp
 import models
 import search
 from document import BODIES
-from models import Member, Message, Room, User
+from models import Ban, Member, Message, Room, User
 from processes import PROJECT
 from roomapp import app
 from service import database as file
 from service import options
 from service.database import change, close_database, database, execute
-from service.login import Ban
 from service.schema import open_database
 
 

@@ -18,13 +18,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import roomapp
-from processes import ONE_SHOT, PROJECT, environment, linux, make_database, servers
+from processes import ONE_SHOT, PROJECT, command, environment, linux, make_database, servers
 from service import options, serving
 from wechat_server import APPID, SECRET, stand_in
 
 DEPLOY = PROJECT / "deploy"
 FILES = sorted(DEPLOY.iterdir())
 UNITS = sorted(DEPLOY.glob("*.service"))
+OURS = [unit for unit in UNITS if "@" not in unit.name]  # which run roomapp.py
 NAME = "rooms.example.edu.cn"
 # Words for the operator that are not of our code, but of SQLite.
 SQLITE_WORDS = {
@@ -95,7 +96,8 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path):
     analyze = find_program("systemd-analyze")
     shutil.copy(DEPLOY / "roomapp-backup.timer", tmp_path)
     for unit in UNITS:
-        text = adapt(unit.name, {"/opt/roomapp/.venv/bin/python": sys.executable})
+        program = "/opt/roomapp/.venv/bin/python" if unit in OURS else "/etc/roomapp-failed"
+        text = adapt(unit.name, {program: sys.executable})
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
     done = subprocess.run([analyze, "verify", *tmp_path.iterdir()], **ONE_SHOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -112,13 +114,57 @@ def test_a_unit_may_do_little(unit):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", OURS, ids=lambda unit: unit.name)
 def test_a_unit_uses_options_of_the_service_and_a_folder_that_it_may_write(unit):
     (start,) = settings(unit, "ExecStart")
     (words,) = re.findall(r"roomapp\.py ([^']*)", start)
     arguments = options.parser(roomapp.run, "").parse_args(shlex.split(words))
     folders = [f"/var/lib/{name}" for name in settings(unit, "StateDirectory")[0].split()]
     assert arguments.database.parent.as_posix() in folders
+
+
+def test_a_wrong_setting_fails_and_is_not_tried_again(tmp_path):
+    """systemd restarts what fails, but for this exit status."""
+    unit = DEPLOY / "roomapp.service"
+    assert settings(unit, "Restart") == ["on-failure"]
+    (status,) = settings(unit, "RestartPreventExitStatus")
+    page = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    as_pasted = dict(re.findall(r"^(ROOMAPP_WECHAT_\w+)=(.*)$", page, re.MULTILINE))
+    assert set(as_pasted.values()) == {"..."}
+    file = tmp_path / "roomapp.db"
+    done = subprocess.run(
+        command("--port=0", "--database", file), env=environment(**as_pasted), **ONE_SHOT
+    )
+    assert (done.returncode, done.stdout) == (int(status), "")
+    assert "ROOMAPP_WECHAT_APPID" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("unit", OURS, ids=lambda unit: unit.name)
+def test_a_failure_is_told(unit):
+    (told,) = settings(unit, "OnFailure")
+    template = DEPLOY / told.replace("%n", "")
+    (start,) = settings(template, "ExecStart")
+    program, _ = start.split()
+    assert [program] == settings(template, "ConditionPathExists")
+    assert f"/dev/stdin {program} " in (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_the_script_of_the_guide_sends_the_name_of_the_unit(tmp_path):
+    page = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^install -m 755 .*\n(#!(?:.*\n)*?)END$", page, re.MULTILINE)
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nfor each; do echo "$each"; done\n')
+    curl.chmod(0o755)
+    words = ["/bin/sh", "-c", script, "roomapp-failed", "roomapp-backup.service"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(words, env=environment(PATH=path), **ONE_SHOT)
+    *_, body, url = done.stdout.splitlines()
+    content = {"content": "roomapp-backup.service failed"}
+    assert json.loads(body) == {"msgtype": "text", "text": content}
+    assert url.startswith("https://")
 
 
 def test_the_service_has_time_to_stop():

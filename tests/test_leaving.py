@@ -7,10 +7,10 @@ from time import perf_counter
 import pytest
 
 from document import BODIES
-from models import STEP, ClosedRoom, Message, Room
+from models import STEP, Ban, ClosedRoom, Message, Room
 from roomapp import ROOMS
 from service.database import DAY_MS, apply, batch, change, database, now
-from service.login import Ban, Token, forget
+from service.login import Token, forget
 from service.moderation import REPORT_DAYS, Report
 
 OPENID = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"  # as WeChat's are, to be searched for in the file
@@ -73,6 +73,63 @@ def test_a_target_is_reported_once_by_each_person(post, room, message):
         ("gang", 0, "广告"),
         ("gang", message, "广告"),
     ]
+
+
+def test_what_has_changed_since_can_be_reported_again(post, room):
+    for name in ("一起自习", "加微信", "加微信", "一起自习"):
+        post("/room/complete", room_id=room, openid="ming", name=name)
+        answer = post("/room/report", room_id=room, openid="hong", reason="广告")
+        assert answer.json == {"response_code": 1}
+    assert [each[4].split("\n")[0] for each in reports()] == ["一起自习", "加微信"]
+
+
+def test_what_was_settled_can_be_reported_again(post, room, message):
+    target = {"room_id": room, "message_id": message, "openid": "hong"}
+    for times in (1, 2):
+        for _ in range(2):
+            post("/room/report", **target, reason="广告")
+        assert len(reports()) == times
+        with change():
+            Report.close(Report.id == times)
+
+
+def test_who_is_not_a_member_learns_nothing_of_messages_from_reports(log_in, assert_refused):
+    ming, hong = log_in("ming"), log_in("hong")
+    ming("/room/add", name="一", section="二", description="", room_owner_id="ming")
+    fields = {"room_id": 1, "openid": "ming", "message": "嗨"}
+    message_id = ming("/room/send_message", **fields).json["message_id"]
+    gone = ming("/room/send_message", **fields).json["message_id"]
+    ming("/room/delete_message", room_id=1, openid="ming", message_id=gone)
+    report = {"room_id": 1, "openid": "hong", "reason": "广告"}
+    for number in (message_id, gone, 1):
+        assert hong("/room/report", **report, message_id=number).json == {"response_code": 1}
+    assert [each[3] for each in reports()] == [message_id], "what is there is kept"
+    hong("/usr/join", room_id=1, openid="hong")
+    for number in (gone, 1):
+        answer = hong("/room/report", **report, message_id=number)
+        assert_refused(answer, 404, "message_not_found")
+    answer = hong("/room/report", **{**report, "room_id": 9}, message_id=1)
+    assert_refused(answer, 404, "room_not_found")
+
+
+def test_who_is_not_a_member_learns_nothing_of_messages_from_deleting(log_in, assert_refused):
+    ming, hong = log_in("ming"), log_in("hong")
+    ming("/room/add", name="一", section="二", description="", room_owner_id="ming")
+    hong("/usr/join", room_id=1, openid="hong")
+    said = {"room_id": 1, "message": "嗨"}
+    of_ming = ming("/room/send_message", openid="ming", **said).json["message_id"]
+    of_hong = hong("/room/send_message", openid="hong", **said).json["message_id"]
+    fields = {"room_id": 1, "openid": "hong"}
+    answer = hong("/room/delete_message", **fields, message_id=1)
+    assert_refused(answer, 404, "message_not_found")
+    hong("/room/kick", **fields)
+    for number in (of_ming, 1):
+        answer = hong("/room/delete_message", **fields, message_id=number)
+        assert_refused(answer, 403, "not_owner")
+    answer = hong("/room/delete_message", **fields, message_id=of_hong)
+    assert answer.json == {"response_code": 1}, "what one said oneself"
+    answer = ming("/room/delete_message", room_id=1, openid="ming", message_id=1)
+    assert_refused(answer, 404, "message_not_found")
 
 
 def test_what_is_not_there_cannot_be_reported(post, room, open_room, message, assert_refused):

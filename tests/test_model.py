@@ -302,8 +302,13 @@ class Lives(RuleBasedStateMachine):
         if error:
             return self.assert_refused(error, "/room/report", **target, reason="广告")
         assert self.done("/room/report", changes=False, **target, reason="广告") == {}
-        self.reported.add((openid, room_id, message_id if place is not None else 0))
-        kept = Report.select(Report.reporter, Report.room_id, Report.message_id).tuples()
+        if place is None:
+            target = 0, "\n".join((room.name, room.section, room.description))
+        else:
+            target = message_id, messages[place]["message"]
+        self.reported.add((openid, room_id, *target))
+        columns = Report.reporter, Report.room_id, Report.message_id, Report.text
+        kept = Report.select(*columns).tuples()
         assert sorted(kept) == sorted(self.reported)
 
     @rule(openid=people)

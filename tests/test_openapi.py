@@ -32,14 +32,13 @@ from document import (
     PAGES,
     RATES,
 )
-from models import MEMBERS_AT_MOST
+from models import MEMBERS_AT_MOST, Ban
 from processes import ONE_SHOT, PROJECT, environment
 from roomapp import ERRORS, app, document
 from service import database as file
 from service import options
 from service.database import change, close_database, database
 from service.fields import FIELDS
-from service.login import Ban
 from service.schema import open_database
 from service.text import BLANKS
 from wechat_server import stand_in

@@ -1,6 +1,7 @@
-"""The operator's commands: reports, remove, ban, unban and forget, beside a running service."""
+"""The operator's commands, beside a running service."""
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -10,9 +11,11 @@ from contextlib import closing
 
 import pytest
 
+from models import STEP, Ban
 from processes import command, environment, make_database, signals, start_error
 from service.database import change, now
 from service.moderation import Report
+from service.options import BESIDE_THE_SERVICE
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def store(**fields):
 # Words
 
 
-@pytest.mark.parametrize("name", ["reports", "remove", "ban", "unban", "forget"])
+@pytest.mark.parametrize("name", BESIDE_THE_SERVICE)
 def test_each_command_explains_itself(operate, name):
     first, *_ = said = operate(name, "--help")
     assert first.startswith(f"usage: roomapp.py {name}")
@@ -71,6 +74,15 @@ def test_each_command_explains_itself(operate, name):
         ["remove", "1", "0"],
         ["remove", "1", "2", "3"],
         ["remove", str(2**63)],
+        ["dismiss"],
+        ["dismiss", "0"],
+        ["dismiss", "one"],
+        ["show"],
+        ["show", "0"],
+        ["show", "a b"],
+        ["bans", "ming"],
+        ["clear-nickname", ""],
+        ["export"],
         ["ban"],
         ["ban", ""],
         ["ban", "a b"],
@@ -88,7 +100,19 @@ def test_wrong_words_are_one_line_and_2(tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["reports"], ["remove", 1], ["ban", "ming"], ["unban", "ming"], ["forget", "ming"]]
+    "words",
+    [
+        ["reports"],
+        ["dismiss", 1],
+        ["show", 1],
+        ["remove", 1],
+        ["ban", "ming"],
+        ["unban", "ming"],
+        ["bans"],
+        ["clear-nickname", "ming"],
+        ["forget", "ming"],
+        ["export", "ming"],
+    ],
 )
 def test_without_a_database_there_is_nothing_to_do(tmp_path, words):
     file = tmp_path / "missing.db"
@@ -103,7 +127,14 @@ def test_without_a_database_there_is_nothing_to_do(tmp_path, words):
         (["reports", "--all"], "there are no reports"),
         (["remove", 1], "nothing removed: room not found"),
         (["remove", 1, 1], "nothing removed: room not found"),
+        (["dismiss", 1], "no report 1 is open"),
+        (["show", 1], "there is no 1 here"),
+        (["show", "ming"], "there is no ming here"),
+        (["ban", "ming"], "nobody here is ming"),
         (["unban", "ming"], "ming is not banned"),
+        (["bans"], "nobody is banned"),
+        (["clear-nickname", "ming"], "ming has no nickname"),
+        (["export", "ming"], "nobody here is ming"),
         (["forget", "ming"], "nothing of ming"),
     ],
 )
@@ -290,7 +321,7 @@ def test_reports_can_be_cut_off_by_whoever_reads_them(database_file):
 
 def test_a_removed_room_is_gone_at_once(post, room, message, operate, last_time, assert_refused):
     before = last_time()
-    assert operate("remove", room) == [f"removed room {room}"]
+    assert operate("remove", room) == [f"removed room {room}, 一起自习"]
     assert_refused(post("/room/get_message", room_id=room), 404, "room_not_found")
     assert post("/search", key=room).json["rooms"] == []
     assert last_time() > before
@@ -334,7 +365,7 @@ def test_removing_closes_the_reports_of_what_is_gone_and_no_others(
     said = operate("remove", room, message)
     assert said == [f"removed message {message} of room {room}; closed 2 reports"]
     assert is_open() == [True, False, False, True]
-    assert operate("remove", room) == [f"removed room {room}; closed 1 report"]
+    assert operate("remove", room) == [f"removed room {room}, 一起自习; closed 1 report"]
     assert is_open() == [False, False, False, True]
 
 
@@ -343,8 +374,187 @@ def test_the_reports_of_a_room_that_is_gone_already_can_be_closed(
 ):
     report(room)
     post("/room/delete", room_id=room, openid="ming")
-    assert operate("remove", room, status=1) == ["nothing removed: room not found; closed 1 report"]
+    assert operate("remove", room) == ["nothing removed: room not found; closed 1 report"]
     assert is_open() == [False]
+    assert operate("remove", room, status=1) == ["nothing removed: room not found"]
+
+
+# Settling
+
+
+def test_a_report_whose_text_may_stay_is_dismissed(post, room, message, report, operate, is_open):
+    report(room)
+    report(room, message_id=message)
+    assert operate("dismiss", 2) == ["dismissed report 2"]
+    assert is_open() == [True, False]
+    assert [each["number"] for each in blocks(operate("reports"))] == ["1"]
+    assert operate("dismiss", 2, status=1) == ["no report 2 is open"]
+    assert len(post("/room/get_message", room_id=room).json["messages"]) == 1
+    report(room, message_id=message)
+    report(room, message_id=message)
+    assert is_open() == [True, False, True], "what was settled can be reported again, once"
+
+
+# Showing
+
+
+def facts(lines):
+    """What is shown, as (kind, {name: value})."""
+    found = []
+    for line in lines:
+        if not line.startswith(" "):
+            found.append((line, {}))
+        elif line.startswith(" " * 8):
+            name = list(found[-1][1])[-1]
+            found[-1][1][name] += "\n" + line[8:]
+        else:
+            name, _, value = line.strip().partition(": ")
+            found[-1][1][name] = value
+    return found
+
+
+def test_a_room_is_shown_with_its_members_and_newest_messages(post, room, operate):
+    post("/usr/complete", openid="hong", sex=1, preference=[], nickname="小红")
+    for number in range(21):
+        post("/room/send_message", room_id=room, openid="hong", message=f"第 {number} 条")
+    (kind, fields), ming, hong, *messages = facts(operate("show", room))
+    assert (kind, fields["name"], fields["section"]) == ("room", "一起自习", "学习")
+    assert (fields["description"], fields["room_owner_id"]) == ("图书馆", "ming")
+    assert ming[0] == hong[0] == "member"
+    assert ming[1]["openid"] == "ming"
+    assert (hong[1]["openid"], hong[1]["nickname"]) == ("hong", "小红")
+    assert {kind for kind, _ in messages} == {"message"}
+    assert [each["message"] for _, each in messages] == [f"第 {n} 条" for n in range(20, 0, -1)]
+    page = post("/room/get_message", room_id=room, limit=1).json["messages"]
+    newest = messages[0][1]
+    assert newest == {name: str(value) for name, value in page[0].items()}
+
+
+def test_a_person_is_shown_with_profile_rooms_and_newest_messages(post, room, open_room, operate):
+    profile = {"sex": "女", "preference": ["桌游"], "nickname": "小红"}
+    post("/usr/complete", openid="hong", **profile)
+    own = open_room(room_owner_id="hong", name="桌游")
+    for room_id, openid, text in (
+        (room, "hong", "嗨\n在吗"),
+        (own, "hong", "来"),
+        (room, "ming", "好"),
+    ):
+        post("/room/send_message", room_id=room_id, openid=openid, message=text)
+    operate("ban", "hong")
+    found = facts(operate("show", "hong"))
+    assert [kind for kind, _ in found] == [
+        "profile",
+        "owned room",
+        "membership",
+        "message",
+        "message",
+        "ban",
+    ]
+    assert (found[0][1]["nickname"], found[0][1]["sex"]) == ("小红", "女")
+    assert "桌游" in found[0][1]["preference"]
+    assert (found[1][1]["room_id"], found[1][1]["name"]) == (str(own), "桌游")
+    assert [each["message"] for kind, each in found if kind == "message"] == ["来", "嗨\n在吗"]
+    assert [each["room_id"] for kind, each in found if kind == "message"] == [str(own), str(room)]
+
+
+@pytest.mark.parametrize("text", TEXTS[:-1], ids=len)
+def test_what_is_shown_is_no_wider_than_80_columns(post, room, operate, text):
+    post("/room/send_message", room_id=room, openid="ming", message=text)
+    for target in (room, "ming"):
+        assert max(map(shown_width, operate("show", target))) <= 80
+
+
+def test_a_text_cannot_look_like_another_fact(post, room, operate):
+    text = "嗨\nopenid: hong\nmessage\n    openid: hong\u202e\x1b".rstrip("\x1b")
+    post("/room/send_message", room_id=room, openid="ming", message=text)
+    lines = operate("show", room)
+    assert lines.count("message") == 1
+    assert not any("\u202e" in line for line in lines)
+    assert sum(line.startswith("    openid: hong") for line in lines) == 1, "as a member alone"
+
+
+# Nicknames
+
+
+def test_a_nickname_is_cleared_at_once(post, room, operate, last_time):
+    post("/usr/complete", openid="ming", sex="男", preference=["桌游"], nickname="加微信")
+    before = last_time()
+    assert operate("clear-nickname", "ming") == ["cleared the nickname of ming"]
+    info = post("/usr/info", openid="ming").json
+    assert (info["nickname"], info["sex"], info["preference"]) == ("", "男", ["桌游"])
+    assert post("/search", key=room).json["nicknames"] == {}
+    assert last_time() > before
+    assert operate("clear-nickname", "ming", status=1) == ["ming has no nickname"]
+
+
+def test_clearing_a_nickname_closes_the_reports_of_it_and_no_others(post, room, operate, is_open):
+    post("/usr/complete", openid="ming", sex=1, preference=[], nickname="可疑")
+    profile = {"room_id": 0, "message_id": 0, "reporter": ""}
+    store(**profile, text="可疑")
+    store(**profile, text="另一个")
+    store(**profile, text="可疑", openid="hong")
+    store(text="可疑", message_id=9)
+    said = operate("clear-nickname", "ming")
+    assert said == ["cleared the nickname of ming; closed 1 report"]
+    assert is_open() == [False, True, True, True]
+
+
+# A copy for the person
+
+
+def test_a_person_gets_all_that_is_kept_of_them_and_nothing_of_others(
+    phones, send, operate, client
+):
+    ming, hong = phones
+    hong("/usr/complete", openid="hong", sex=2, preference=["桌游"], nickname="小红🎮")
+    hong("/room/add", name="二", section="三", description="四\n五", room_owner_id="hong")
+    of_hong = hong("/room/send_message", room_id=1, openid="hong", message="我的留言").json
+    of_ming = ming("/room/send_message", room_id=1, openid="ming", message="别人的留言").json
+    target = {"room_id": 1, "openid": "hong", "message_id": of_ming["message_id"]}
+    hong("/room/report", **target, reason="广告")
+    target = {"room_id": 1, "openid": "ming", "message_id": of_hong["message_id"]}
+    ming("/room/report", **target, reason="举报小红")
+    operate("ban", "hong")
+    operate("unban", "hong")
+    hong = json.loads("\n".join(operate("export", "hong")))
+    assert hong.pop("openid") == "hong"
+    assert hong["profile"] == [{"sex": 2, "preference": ["桌游"], "nickname": "小红🎮"}]
+    (room,) = hong["owned room"]
+    texts = {"name": "二", "section": "三", "description": "四\n五"}
+    assert room.items() >= {"room_id": 2, "capacity": 500, **texts}.items()
+    assert [each["room"] for each in hong["membership"]] == [2], "the ban took it out of the other"
+    (message,) = hong["message"]
+    assert message == {
+        **{name: of_hong[name] for name in ("message_id", "time")},
+        "room_id": 1,
+        "message": "我的留言",
+    }
+    (report,) = hong["own report"]
+    assert (report["room_id"], report["message_id"]) == (1, of_ming["message_id"])
+    assert report["reason"] == "广告"
+    assert (hong["ban"], hong["login"]) == ([], [])
+    for others in ("ming", "别人的留言", "举报小红"):
+        assert others not in json.dumps(hong, ensure_ascii=False)
+
+
+def test_a_copy_tells_of_a_ban_and_until_when_one_is_logged_in(phones, operate):
+    operate("ban", "hong")
+    hong = json.loads("\n".join(operate("export", "hong")))
+    (ban,), (login,) = hong["ban"], hong["login"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", ban["since"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", login["expires"])
+    assert ban.keys() == {"since"}
+    assert login.keys() == {"expires"}, "not the digest"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk", "utf-8", "utf-16"])
+def test_a_copy_is_json_in_utf_8_whatever_the_console_is(post, room, database_file, encoding):
+    post("/usr/complete", openid="ming", sex=1, preference=["é"], nickname="明\u202e🎮")
+    words = command("export", "ming", "--database", database_file)
+    done = subprocess.run(words, env=environment(PYTHONIOENCODING=encoding), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (profile,) = json.loads(done.stdout)["profile"]
+    assert (profile["nickname"], profile["preference"]) == ("明\u202e🎮", ["é"])
 
 
 # Banning
@@ -406,18 +616,86 @@ def test_in_the_open_mode_a_ban_holds_for_the_openid(post, room, operate, assert
     assert_refused(post("/usr/join", room_id=99, openid="hong"), 403, "banned")
     assert post("/usr/roomlist2", openid="hong").json["response_code"] == 1
     operate("unban", "hong")
+    post("/usr/join", room_id=room, openid="hong")
     assert post("/room/send_message", **fields).json["response_code"] == 1
 
 
-def test_a_ban_closes_the_reports_of_what_that_person_said(
-    post, room, message, open_room, report, operate, is_open
-):
-    post("/usr/complete", openid="ming", sex=1, preference=[])
+def test_a_ban_closes_no_reports(room, message, report, operate, is_open):
     report(room)
     report(room, message_id=message, openid="gang")
-    report(open_room(room_owner_id="hong"), openid="ming")
-    assert operate("ban", "ming") == ["banned ming; closed 2 reports"]
-    assert is_open() == [False, False, True], "what the banned one reported stays open"
+    assert operate("ban", "ming") == ["banned ming"]
+    assert is_open() == [True, True], "everybody still reads the texts"
+
+
+KNOWN_BY = {
+    "profile": lambda post: post("/usr/complete", openid="li", sex=1, preference=[]),
+    "member": lambda post: post("/usr/join", room_id=1, openid="li"),
+    "report": lambda post: post("/room/report", room_id=1, openid="li", reason="广告"),
+    "reported": lambda post: store(openid="li"),
+}
+
+
+@pytest.mark.parametrize("known_by", KNOWN_BY.values(), ids=KNOWN_BY)
+def test_whoever_left_something_here_can_be_banned(post, room, operate, known_by):
+    assert operate("ban", "li", status=1) == ["nobody here is li"]
+    known_by(post)
+    assert operate("ban", "li") == ["banned li"]
+
+
+def test_whoever_said_something_or_is_logged_in_can_be_banned(phones, log_in, operate):
+    _, hong = phones
+    hong("/room/send_message", room_id=1, openid="hong", message="嗨")
+    hong("/room/kick", room_id=1, openid="hong")
+    log_in("gang")
+    for openid in ("hong", "gang"):
+        assert operate("ban", openid) == [f"banned {openid}"]
+
+
+def test_half_an_openid_is_not_banned(phones, dump, operate):
+    before = dump()
+    assert operate("ban", "hon", status=1) == ["nobody here is hon"]
+    assert dump() == before
+
+
+def test_who_is_banned_leaves_the_rooms_of_others_and_keeps_their_own(
+    post, open_room, operate, find_room, last_time
+):
+    rooms = [open_room() for _ in range(STEP + 1)]
+    own = open_room(room_owner_id="hong")
+    for room_id in rooms:
+        post("/usr/join", room_id=room_id, openid="hong")
+    before = last_time()
+    operate("ban", "hong")
+    assert post("/usr/roomlist2", openid="hong").json["rooms"] == []
+    assert find_room(rooms[0])["users_id"] == ["ming"]
+    assert find_room(own)["users_id"] == ["hong"]
+    assert last_time() > before
+
+
+def test_who_is_banned_inherits_no_room(post, room, operate, find_room):
+    for openid in ("gang", "li"):
+        post("/usr/join", room_id=room, openid=openid)
+    operate("ban", "hong")
+    post("/usr/delete", openid="ming")
+    assert find_room(room)["users_id"] == ["gang", "li"]
+    with change():  # as it is in the middle of a ban
+        Ban.create(openid="li", since=0)
+    post("/usr/delete", openid="gang")
+    assert find_room(room) is None
+
+
+def test_who_is_banned_is_listed_with_since_when(room, report, operate):
+    with change():
+        Ban.create(openid="gang", since=0)
+    operate("ban", "ming")
+    earlier, ming = operate("bans")
+    assert earlier.split() == ["?", "gang"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4} ming", ming)
+    operate("ban", "ming")
+    assert operate("bans") == [earlier, ming], "twice is once"
+    operate("unban", "gang")
+    operate("unban", "ming")
+    assert operate("bans", status=1) == ["nobody is banned"]
 
 
 # Forgetting
@@ -460,13 +738,78 @@ def test_to_forget_closes_the_reports_of_what_is_gone_and_no_others(
     assert is_open() == [False, False, True, True], "what hong has from ming has its texts still"
 
 
+def test_to_forget_closes_the_reports_of_all_that_went_with_a_room(
+    post, open_room, report, operate, is_open
+):
+    with_hong, alone, deleted = open_room(), open_room(), open_room()
+    post("/usr/join", room_id=with_hong, openid="gang")
+    for room_id in (with_hong, alone, deleted):
+        post("/usr/join", room_id=room_id, openid="hong")
+        fields = {"room_id": room_id, "openid": "hong", "message": "嗨"}
+        message_id = post("/room/send_message", **fields).json["message_id"]
+        report(room_id, openid="li", message_id=message_id)
+        post("/room/kick", room_id=room_id, openid="hong")
+    post("/room/delete", room_id=deleted, openid="ming")
+    assert operate("forget", "ming") == ["forgot ming; closed 1 report"]
+    assert is_open() == [True, False, True], "what went earlier, the operator has not seen yet"
+
+
+# Printing
+
+
+CONSOLES = ["cp1252", "gbk", "ascii"]
+
+
+@pytest.mark.parametrize("encoding", CONSOLES)
+def test_no_command_ends_in_a_traceback_for_what_it_prints(
+    post, room, report, database_file, encoding
+):
+    console = environment(PYTHONIOENCODING=encoding)
+    name = "é明🎮\u0301"
+    post("/room/complete", room_id=room, openid="ming", name=name)
+    post("/usr/complete", openid="明🎮", sex=1, preference=[name], nickname=name)
+    report(room, openid="明🎮", reason=name)
+    for words in (
+        ["reports"],
+        ["show", room],
+        ["show", "明🎮"],
+        ["ban", "明🎮"],
+        ["bans"],
+        ["export", "明🎮"],
+        ["remove", room],
+        ["--help"],
+    ):
+        words = command(*words, "--database", database_file)
+        done = subprocess.run(words, env=console, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b""), words
+
+
+@signals
+@pytest.mark.parametrize(
+    "words", [["ban", "ming"], ["export", "ming"], ["show", "1"], ["bans"], ["reports"], ["--help"]]
+)
+def test_a_pipe_that_is_closed_ends_no_command_in_a_traceback(room, database_file, words):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command(*words, "--database", database_file),
+        env=environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # Beside a server, and without one
 
 
 def test_what_was_done_without_a_service_holds_once_it_runs(operate, start, tmp_path):
-    make_database(tmp_path / "roomapp.db")
-    operate("ban", "ming")
     room = {"name": "一", "section": "二", "description": "", "room_owner_id": "ming"}
+    server = start()
+    server.post("/room/add", **room)
+    server.stop()
+    operate("ban", "ming")
     server = start()
     assert server.post("/room/add", **room)["error"] == "banned"
 
@@ -485,8 +828,18 @@ def test_all_commands_work_beside_a_server(start, operate, tmp_path):
     assert shown["message"] == ""
     operate("ban", "hong")
     assert server.post("/room/send_message", **message)["error"] == "banned"
+    assert any("hong" in line for line in operate("bans"))
     operate("unban", "hong")
+    server.post("/usr/join", room_id=room_id, openid="hong")
     assert server.post("/room/send_message", **message)["response_code"] == 1
+    assert any("加我" in line for line in operate("show", room_id))
+    assert any("加我" in line for line in operate("show", "hong"))
+    assert any("加我" in line for line in operate("export", "hong"))
+    server.post("/room/report", room_id=room_id, openid="hong", reason="广告")
+    assert operate("dismiss", 2) == ["dismissed report 2"]
+    server.post("/usr/complete", openid="hong", sex=1, preference=[], nickname="小红")
+    operate("clear-nickname", "hong")
+    assert server.post("/usr/info", openid="hong")["nickname"] == ""
     operate("forget", "hong")
     assert server.post("/room/send_message", **message)["error"] == "not_member"
     operate("remove", room_id)

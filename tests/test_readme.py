@@ -68,8 +68,11 @@ def test_the_calls_have_the_answers_that_are_shown(readme, post):
 
 
 def test_every_command_is_shown(readme):
-    for name in (*ON_THE_FILE, *BESIDE_THE_SERVICE):
+    for name in ON_THE_FILE:
         assert f"python roomapp.py {name}" in readme
+    table = [row[0] for row in rows(readme, "`[a-z][a-z-]*[ `].*")]
+    shown = [each.split()[0] for cell in table for each in names(cell)]
+    assert list(dict.fromkeys(shown)) == list(BESIDE_THE_SERVICE)
 
 
 def test_every_file_of_the_code_is_named(readme):

@@ -1,5 +1,6 @@
 """The real server: how it starts, what it logs, how it stops, how many it serves."""
 
+import ipaddress
 import json
 import os
 import re
@@ -504,3 +505,33 @@ def test_it_warns_when_others_can_reach_it(capsys, caplog, host, link, warned):
     serving.announce(listener, Path("x.db"), is_verified=False)
     assert f" {link} " in capsys.readouterr().out
     assert bool(caplog.records) == warned
+
+
+@pytest.mark.parametrize(("host", "version"), [("0.0.0.0", 4), ("::", 6)])
+def test_it_says_what_a_phone_in_the_same_network_opens(capsys, monkeypatch, host, version):
+    own = {4: "192.0.2.9", 6: "2001:db8::9"}[version]
+
+    class Network(socket.socket):
+        def connect(self, address):
+            assert ipaddress.ip_address(address[0]).version == version
+            assert self.type == socket.SOCK_DGRAM, "which sends nothing"
+
+        def getsockname(self):
+            return own, 12345
+
+    monkeypatch.setattr(socket, "socket", Network)
+    listener = SimpleNamespace(getsockname=lambda: (host, 80))
+    serving.announce(listener, Path("x.db"), is_verified=True)
+    said = capsys.readouterr().out
+    assert f" and http://{f'[{own}]' if version == 6 else own}:80/ and keeps " in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_network_it_names_loopback_alone(capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    listener = SimpleNamespace(getsockname=lambda: ("0.0.0.0", 80))
+    serving.announce(listener, Path("x.db"), is_verified=True)
+    assert "is at http://127.0.0.1:80/ and keeps" in capsys.readouterr().out

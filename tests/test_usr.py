@@ -60,6 +60,18 @@ def test_a_nickname_that_is_left_out_stays(post, left_out):
     assert post("/usr/info", openid="ming").json["nickname"] == "大明"
 
 
+def test_an_empty_nickname_takes_it_away(post, room, last_time):
+    post("/usr/complete", openid="ming", sex=1, preference=[], nickname="小明")
+    assert post("/search", key=room).json["nicknames"] == {"ming": "小明"}
+    before = last_time()
+    for _ in range(2):
+        answer = post("/usr/complete", openid="ming", sex=1, preference=[], nickname="")
+        assert answer.json == {"response_code": 1}
+    assert post("/usr/info", openid="ming").json["nickname"] == ""
+    assert post("/search", key=room).json["nicknames"] == {}
+    assert last_time() > before
+
+
 def test_two_people_may_have_the_same_nickname(post):
     for openid in ("ming", "hong"):
         post("/usr/complete", openid=openid, sex=1, preference=[], nickname="同学")

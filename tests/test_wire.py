@@ -260,7 +260,8 @@ def test_half_of_a_surrogate_pair_becomes_the_replacement_character(send, find_r
 
 
 @pytest.mark.parametrize(
-    "blank", ["\u3164", "\u200b", "\u2800", "\ufe0f", "\U000e0020", "\u00ad \u3000"]
+    "blank",
+    ["\u3164", "\u200b", "\u2800", "\ufe0f", "\U0001d159", "\U000e0020", "\u00ad \u3000"],
 )
 @pytest.mark.parametrize("field", ["name", "section", "message", "key", "sex"])
 def test_what_shows_nothing_is_blank(try_value, post, dump, assert_refused, field, blank):
@@ -269,6 +270,33 @@ def test_what_shows_nothing_is_blank(try_value, post, dump, assert_refused, fiel
     assert_refused(answer, 400, "invalid_field", field=field)
     assert answer.json["detail"].endswith("不能是空白")
     assert dump() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0301",
+        "\u20dd",
+        "\u0903",
+        "\ufff9\ufffa\ufffb",
+        "\U0001d159\u0301",
+        "\u0301 \u0301",
+        "\u180e",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("field", ["nickname", "name", "section", "key"])
+def test_a_name_has_a_character_that_shows_by_itself(try_value, dump, assert_refused, field, text):
+    before = dump()
+    assert_refused(try_value(field, text), 400, "invalid_field", field=field)
+    assert dump() == before
+    for seen in (f"e{text}", f"{text}。", f"{text}🎮", f"{text}\ue000"):
+        assert try_value(field, seen).json["response_code"] == 1
+
+
+def test_a_message_and_a_reason_may_be_marks_alone(try_value):
+    for field in ("message", "reason", "description"):
+        assert try_value(field, "\u0301").json["response_code"] == 1
 
 
 def test_what_shows_nothing_is_kept_inside_a_text_and_cut_off_around_it(open_room, find_room):
