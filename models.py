@@ -1,7 +1,6 @@
 """The campus: its clock, users, rooms, members and messages, their tables and their rules."""
 
 import json
-from typing import NamedTuple
 
 from peewee import (
     EXCLUDED,
@@ -13,7 +12,6 @@ from peewee import (
     ForeignKeyField,
     IntegerField,
     JSONField,
-    Select,
     TextField,
     Tuple,
     fn,
@@ -24,7 +22,6 @@ from service.database import (
     Refused,
     Table,
     database,
-    execute,
     length,
     now,
     prepared,
@@ -32,6 +29,7 @@ from service.database import (
     prepared_value,
 )
 from service.memory import Memory
+from service.pages import NEWER, OLDER, ROOMS_TO_READ, page_of_messages, page_of_rooms
 from service.text import RoomIndex, fold
 
 # Lengths are in characters (Unicode code points). The schema of a file has them, too: to change one
@@ -50,93 +48,11 @@ MEMBERS_AT_MOST = 500
 ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 STEP = 100  # rows that one of many changes takes at the most
-PAGE_AT_MOST = 1024 * 1024  # bytes, about
-CHUNK = 50  # rooms, of which each may have 500 members, that are read at once
 
 
 def rfc3339(milliseconds):
     """The expression of a moment as `2026-11-23T08:28:00.123Z`."""
     return fn.strftime("%Y-%m-%dT%H:%M:%fZ", milliseconds / SQL("1000.0"), "unixepoch")
-
-
-class Page(NamedTuple):
-    """A page of rooms or messages; `array` and `nicknames` are JSON that SQLite has made."""
-
-    name: str
-    array: str
-    nicknames: str
-    has_more: bool
-
-    @classmethod
-    def of(cls, name, objects, openids, has_more):
-        named = {*openids} - {""}
-        nicknames = User.nicknames(json.dumps([*named])) if named else "{}"
-        return cls(name, f"[{objects}]", nicknames, has_more)
-
-
-SEPARATOR = ",\n"  # of objects; inside of one it would be written as \\n
-
-
-def fit(objects, openids, limit, from_end=False):
-    """At most `limit` of some objects, as one text, or as many as PAGE_AT_MOST bytes hold.
-
-    Returns them, and the openids that belong to them, of which there is one for each.
-    """
-    if len(openids) <= limit and len(objects) * 4 <= PAGE_AT_MOST:  # no character has more bytes
-        return objects, openids
-    step = -1 if from_end else 1
-    kept, size = [], 0
-    for each in objects.split(SEPARATOR)[::step][:limit]:
-        size += len(each.encode())
-        if size > PAGE_AT_MOST:
-            break
-        kept.append(each)
-    return SEPARATOR.join(kept[::step]), openids[::step][: len(kept)]
-
-
-# The rooms of a JSON array of room_ids, in its order, and their owners.
-ROOMS = """
-    SELECT
-        group_concat(json_object(
-            'room_id', room.room_id,
-            'name', name,
-            'section', section,
-            'description', description,
-            'room_owner_id', room_owner_id,
-            'users_id', (
-                SELECT json_group_array(openid) FROM (
-                    SELECT openid FROM member WHERE member.room_id = room.room_id
-                    ORDER BY joined)),
-            'state', EXISTS (
-                SELECT 1 FROM member WHERE member.room_id = room.room_id LIMIT 1 OFFSET 1),
-            'capacity', capacity), ',' || char(10)),
-        group_concat(room_owner_id, ' ')
-    FROM json_each(:room_ids) CROSS JOIN room ON room.room_id = value
-"""
-# The same with the newest message of each.
-ROOMS_TO_READ = ROOMS.replace(
-    "capacity)",
-    """capacity,
-            'last_message_id', coalesce((
-                SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0))""",
-)
-# The messages of a room on one side of a place, those nearest to it, and who sent them.
-MESSAGES = """
-    SELECT
-        group_concat(json_object(
-            'openid', openid,
-            'message', message,
-            'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
-            'message_id', message_id), ',' || char(10)),
-        group_concat(openid, ' ')
-    FROM (
-        SELECT * FROM (
-            SELECT * FROM message WHERE room_id = :room_id AND message_id {nearest_first}
-            LIMIT :limit)
-        ORDER BY message_id)
-"""
-OLDER = MESSAGES.format(nearest_first="< :place ORDER BY message_id DESC")
-NEWER = MESSAGES.format(nearest_first="> :place ORDER BY message_id")
 
 
 class Clock(Table):
@@ -218,19 +134,6 @@ class User(Table):
     def exists(openid):
         return User.select(User.openid).where(User.openid == openid)
 
-    @prepared_value
-    def nicknames(openids):
-        """A JSON object from openid to nickname, of those in a JSON array who have one."""
-        given = fn.json_each(openids).alias("given")
-        named = User.openid.in_(Select([given], [given.c.value])) & (User.nickname != "")
-        return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
-
-    @prepared_value
-    def nicknames_in_room(room_id):
-        members = Member.select(Member.openid).where(Member.room == room_id)
-        named = User.openid.in_(members) & (User.nickname != "")
-        return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
-
     @prepared
     def select_profile(openid):
         profile = User.select(User.sex, User.preference, User.nickname)
@@ -272,37 +175,15 @@ class Room(Table):
 
     @classmethod
     def owned_by(cls, openid, limit, before):
-        return cls.page(cls.select_owned(openid, limit + 1, before), limit, ROOMS_TO_READ)
+        return page_of_rooms(cls.select_owned(openid, limit + 1, before), limit, ROOMS_TO_READ)
 
     @classmethod
     def joined_by(cls, openid, limit, before):
-        return cls.page(cls.select_joined(openid, limit + 1, before), limit, ROOMS_TO_READ)
+        return page_of_rooms(cls.select_joined(openid, limit + 1, before), limit, ROOMS_TO_READ)
 
     @classmethod
     def in_section(cls, folded_section, limit, before):
-        return cls.page(cls.select_in_section(folded_section, limit + 1, before), limit)
-
-    @classmethod
-    def with_id(cls, room_id):
-        """A page of the one room, with the nicknames of all its members."""
-        ((room, _),) = execute(ROOMS, {"room_ids": f"[{room_id}]"})
-        return Page("rooms", f"[{room or ''}]", User.nicknames_in_room(room_id), has_more=False)
-
-    @classmethod
-    def page(cls, rows, limit, sql=ROOMS):
-        """A page of the first `limit` rows of a room_id, in their order."""
-        room_ids = [room_id for (room_id,) in rows]
-        parts, owners = [], []
-        for start in range(0, min(limit, len(room_ids)), CHUNK):
-            some = room_ids[start : min(start + CHUNK, limit)]
-            ((objects, openids),) = execute(sql, {"room_ids": json.dumps(some)})
-            if objects:  # under another server all of them may have gone in the meantime
-                parts.append(objects)
-                owners += openids.split(" ")
-            if sum(map(len, parts)) > PAGE_AT_MOST:
-                break
-        objects, owners = fit(SEPARATOR.join(parts), owners, limit)
-        return Page.of("rooms", objects, owners, has_more=len(room_ids) > len(owners))
+        return page_of_rooms(cls.select_in_section(folded_section, limit + 1, before), limit)
 
     @classmethod
     def by_id(cls, room_id):
@@ -619,18 +500,9 @@ class Message(Table):
             raise Refused("room_not_found")
         if not caller.may_read(room_id):
             raise Refused("not_member")
-        # One more than asked for tells whether there are more.
-        place = {"room_id": room_id, "limit": limit + 1}
-        if after is None:
-            rows = execute(OLDER, {**place, "place": ID_AT_MOST if before is None else before})
-        else:
-            rows = execute(NEWER, {**place, "place": after})
-        ((found, openids),) = rows
-        if not found:
-            return Page("messages", "[]", "{}", has_more=False)
-        openids = openids.split(" ")
-        messages, senders = fit(found, openids, limit, from_end=after is None)
-        return Page.of("messages", messages, senders, has_more=len(openids) > len(senders))
+        if after is not None:
+            return page_of_messages(NEWER, room_id, after, limit)
+        return page_of_messages(OLDER, room_id, before or ID_AT_MOST, limit)
 
     @classmethod
     def by_id(cls, room_id, message_id, missing="message_not_found"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from bottle import Bottle, HTTPError, request, response, static_file
 from peewee import DatabaseError
 
-from models import MEMBERS_AT_MOST, Clock, ClosedRoom, Message, Page, Room, User
+from models import MEMBERS_AT_MOST, Clock, ClosedRoom, Message, Room, User
 from search import find
 from service import openapi, options, wechat
 from service.database import (
@@ -30,6 +30,7 @@ from service.fields import LIMIT
 from service.limits import RateLimit, network_of
 from service.login import TOKEN_SECONDS, Token, forget
 from service.moderation import Report
+from service.pages import Page
 from service.schema import open_database
 from service.serving import announce, listen, log_requests, start_loop
 from service.text import BLANKS, fold
@@ -431,7 +432,7 @@ def answer_refusals(handler):
     return refusing_handler
 
 
-app.install(Endpoint)  # inside of it
+app.install(Endpoint)  # inside answer_refusals: Bottle puts what is installed first outermost
 
 
 @app.hook("before_request")

@@ -19,6 +19,7 @@ from service.database import (
     read_apart,
     read_at_once,
 )
+from service.pages import page_of_room, page_of_rooms
 from service.text import IN_NAME, IN_TEXT, RoomIndex, fold, separate
 
 DIGITS = re.compile("[0-9０-９]+")
@@ -36,7 +37,7 @@ def find(key, limit, person):
     if DIGITS.fullmatch(key):
         room_id = min(int(key), ID_AT_MOST)
         if Room.exists(room_id):
-            return Room.with_id(room_id)
+            return page_of_room(room_id)
     folded = fold(key)
     if not is_beside_loop() and person not in searchers:
         try:
@@ -75,7 +76,7 @@ def match(key, limit):
     for where in (IN_NAME, IN_TEXT):
         if len(found) < most:
             found |= dict.fromkeys(matching([like_pattern(part, where) for part in parts], most))
-    return Room.page(list(found)[:most], limit)
+    return page_of_rooms(list(found)[:most], limit)
 
 
 def like_pattern(folded, separator):

@@ -27,7 +27,7 @@ except ImportError:  # Windows: there only SQLite's own locks keep processes apa
     fcntl = None
 
 BUSY_SECONDS = 5  # how long a command, or a thread, waits for another program
-LOOP_BUSY_SECONDS = 0.1  # how long everybody waits with the loop
+LOOP_BUSY_SECONDS = 0.1  # how long the loop, and everybody with it, waits for another program
 RETRY_SECONDS = 0.0005
 WAL_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
@@ -54,7 +54,7 @@ class SetupError(Exception):
     """The service or a command cannot run as it is set up; the text says why in one line."""
 
 
-class MustWait(BaseException):
+class MustLeaveLoop(BaseException):
     """The request would hold up the loop: it begins anew in a thread.
 
     A BaseException, since Bottle and waitress answer any Exception.
@@ -62,7 +62,11 @@ class MustWait(BaseException):
 
 
 class Database(SqliteDatabase):
-    """One connection, for whoever holds `lock`."""
+    """One connection, for whoever holds `lock`.
+
+    The loop holds it from the first request of a batch to the commit: others see only what is
+    committed.
+    """
 
     def __init__(self):
         super().__init__(None, thread_safe=False)
@@ -106,8 +110,9 @@ def now():
 def apply(function):
     """Call function as one change, and return what it returns.
 
-    That is on the disk when this returns or, in the loop, before anybody is answered. A thread
-    beside the loop joins its next batch. Refused when another program keeps holding the file.
+    In the loop it joins the batch that runs: it is on the disk before anybody is answered. A
+    thread beside the loop joins its next batch, and waits for the commit. Refused when another
+    program keeps holding the file: for 0.1 s in the loop, for BUSY_SECONDS elsewhere.
     """
 
     def act():
@@ -137,7 +142,7 @@ def is_beside_loop():
 def leave_loop():
     """Where a request is about to wait: in the loop, have it begin anew in a thread."""
     if in_loop():
-        raise MustWait
+        raise MustLeaveLoop
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Endpoint:
             return first
         texts = self.find_texts(values)
         if texts or self.is_in_steps:
-            leave_loop()
+            leave_loop()  # before anything is counted: in a thread it begins anew
         with self.rate_of(caller):
             if self.is_in_steps:
                 return self.handle(caller, values)
@@ -176,10 +176,10 @@ class Endpoint:
         return next(iter(texts))
 
     def change(self, authorization, values, key, texts, doubtful):
-        """Look again at what may have changed while WeChat was asked, and call the handler.
+        """Look again at what may have changed in the meantime, and call the handler.
 
-        None where the texts are others than those that were checked. This may run in another
-        thread, where Bottle's request is not that of this call.
+        None where the texts are others than those that WeChat checked. Of a request in a thread
+        this runs in the loop's, where Bottle's request is another one.
         """
         caller = self.identify(authorization)
         self.check_actor(caller, values)

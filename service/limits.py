@@ -39,7 +39,10 @@ class RateLimit:
 
     @contextmanager
     def counting(self, person):
-        """Count what is inside as one more, unless it fails and that is not the person's fault."""
+        """Count what is inside as one more, unless it fails and that is not the person's fault.
+
+        A commit that fails in the loop comes later: that one stays counted.
+        """
         self.count(person)
         try:
             yield

@@ -20,7 +20,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 
-from service.database import MustWait, SetupError, batch, database
+from service.database import MustLeaveLoop, SetupError, batch, database
 
 STOP_WITHIN = 30  # seconds
 BATCH_SECONDS = 0.02  # for how long requests are answered before their changes are committed,
@@ -169,7 +169,7 @@ class Loop:
             with batch():
                 self.service_some(answered)
         except Exception as error:
-            log.exception("nothing of this batch could be done")
+            log.exception("a batch was rolled back: %d answers are server_error", len(answered))
             for each in answered:
                 each.undo(error)
         for each in answered:
@@ -182,15 +182,15 @@ class Loop:
             task = self.ready.popleft()
             try:
                 task.service()
-            except MustWait:
+            except MustLeaveLoop:
                 self.threads.submit(task.service_apart)
             else:
                 answered.append(task)
                 size += task.total_outbufs_len
 
     def add_task(self, channel):
-        """Called by waitress, in the middle of reading, when a channel has a request."""
-        if not channel.must_wait():
+        """Called by waitress and by handle_write, when a channel has a next request."""
+        if not channel.waits_for_client():
             self.ready.append(channel)
 
     def call(self, function):
@@ -211,7 +211,7 @@ class Loop:
 
 
 class Call(Future):
-    """A function that another thread has called in a batch."""
+    """What another thread wants done in the loop's next batch; it waits for the commit, too."""
 
     total_outbufs_len = 0  # nothing is sent to a client
 
@@ -234,7 +234,7 @@ class Call(Future):
 
 
 class Channel(HTTPChannel):
-    """A connection: an answer is held until its batch is on the disk.
+    """A connection: an answer is held until its batch, or all that its thread did, is on the disk.
 
     Its next request waits until that answer is sent.
     """
@@ -243,7 +243,7 @@ class Channel(HTTPChannel):
     is_waiting = False
 
     def service(self):
-        self.is_held = True
+        self.is_held = True  # also where MustLeaveLoop ends this: service_apart goes on
         super().service()
 
     def service_apart(self):
@@ -251,7 +251,7 @@ class Channel(HTTPChannel):
         self.requests[0].get_body_stream().seek(0)
         super().service()
         self.is_held = False
-        self.server.pull_trigger()
+        self.server.pull_trigger()  # the loop sends it: writable() says yes from here on
 
     def release(self):
         self.is_held = False
@@ -273,7 +273,8 @@ class Channel(HTTPChannel):
     def writable(self):
         return not self.is_held and super().writable()
 
-    def must_wait(self):
+    def waits_for_client(self):
+        """Whether the answer before is not sent yet; handle_write goes on then."""
         self.is_waiting = bool(self.total_outbufs_len)
         return self.is_waiting
 
@@ -369,7 +370,10 @@ def raise_descriptor_limit():
 
 
 def log_requests(app):
-    """Log each request in a line, but not its query or body: openids and messages stay private."""
+    """Log each request in a line, but not its query or body: openids and messages stay private.
+
+    The status and the time are the handler's: the answer may still wait for its commit.
+    """
 
     def logging_app(environ, start_response):
         started = perf_counter()

@@ -12,7 +12,6 @@ import pytest
 from peewee import IntegrityError
 from webtest import TestApp
 
-import models
 import search
 from document import BODIES
 from models import Ban, Member, Message, Room, User
@@ -20,6 +19,7 @@ from processes import PROJECT
 from roomapp import app
 from service import database as file
 from service import options
+from service import pages as shown
 from service.database import change, close_database, database, execute
 from service.schema import open_database
 
@@ -33,7 +33,7 @@ def statements(database_file, monkeypatch):
         queries.append((sql, values))
         return execute(sql, values)
 
-    for module in (file, models, search):
+    for module in (file, shown, search):
         monkeypatch.setattr(module, "execute", see)
     return queries
 
