@@ -51,7 +51,7 @@ ID_AT_MOST = 2**63 - 1  # the largest integer that SQLite keeps
 
 STEP = 100  # rows that one of many changes takes at the most
 PAGE_AT_MOST = 1024 * 1024  # bytes, about
-CHUNK = 50  # rows of a page that are read at once
+CHUNK = 50  # rooms, of which each may have 500 members, that are read at once
 
 
 def rfc3339(milliseconds):
@@ -68,31 +68,30 @@ class Page(NamedTuple):
     has_more: bool
 
     @classmethod
-    def of(cls, name, rows, limit, show, newest_last=False):
-        """The first `limit` rows of an id, or as many as PAGE_AT_MOST holds.
+    def of(cls, name, objects, openids, has_more):
+        named = {*openids} - {""}
+        nicknames = User.nicknames(json.dumps([*named])) if named else "{}"
+        return cls(name, f"[{objects}]", nicknames, has_more)
 
-        show(ids) returns the JSON of a few in lines, and whose nicknames belong to them, in words.
-        """
-        ids = [row[0] for row in rows]
-        objects, openids, size = [], set(), 0
-        for start in range(0, min(limit, len(ids)), CHUNK):
-            ((lines, people),) = show(ids[start : min(start + CHUNK, limit)])
-            openids.update(people.split())
-            # The ids come newest first then, but SQLite has the oldest first.
-            objects += reversed(lines.split("\n")) if newest_last else lines.split("\n")
-            size += len(lines.encode())
-            if size > PAGE_AT_MOST:
-                break
-        while size > PAGE_AT_MOST:
-            size -= len(objects.pop().encode())
-        has_more = len(ids) > len(objects)
-        array = ",".join(reversed(objects) if newest_last else objects)
-        return cls(
-            name,
-            f"[{array}]",
-            User.nicknames(json.dumps([*openids])) if openids else "{}",
-            has_more,
-        )
+
+SEPARATOR = ",\n"  # of objects; inside of one it would be written as \\n
+
+
+def fit(objects, openids, limit, from_end=False):
+    """At most `limit` of some objects, as one text, or as many as PAGE_AT_MOST bytes hold.
+
+    Returns them, and the openids that belong to them, of which there is one for each.
+    """
+    if len(openids) <= limit and len(objects) * 4 <= PAGE_AT_MOST:  # no character has more bytes
+        return objects, openids
+    step = -1 if from_end else 1
+    kept, size = [], 0
+    for each in objects.split(SEPARATOR)[::step][:limit]:
+        size += len(each.encode())
+        if size > PAGE_AT_MOST:
+            break
+        kept.append(each)
+    return SEPARATOR.join(kept[::step]), openids[::step][: len(kept)]
 
 
 # The rooms of a JSON array of room_ids, in its order, and their owners.
@@ -110,7 +109,7 @@ ROOMS = """
                     ORDER BY joined)),
             'state', EXISTS (
                 SELECT 1 FROM member WHERE member.room_id = room.room_id LIMIT 1 OFFSET 1),
-            'capacity', capacity), char(10)),
+            'capacity', capacity), ',' || char(10)),
         group_concat(room_owner_id, ' ')
     FROM json_each(:room_ids) CROSS JOIN room ON room.room_id = value
 """
@@ -121,19 +120,23 @@ ROOMS_TO_READ = ROOMS.replace(
             'last_message_id', coalesce((
                 SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0))""",
 )
-# The messages of a room from the first to the last, and who sent them.
+# The messages of a room on one side of a place, those nearest to it, and who sent them.
 MESSAGES = """
     SELECT
         group_concat(json_object(
             'openid', openid,
             'message', message,
             'time', strftime('%Y-%m-%dT%H:%M:%fZ', time / 1000.0, 'unixepoch'),
-            'message_id', message_id), char(10)),
+            'message_id', message_id), ',' || char(10)),
         group_concat(openid, ' ')
     FROM (
-        SELECT * FROM message WHERE room_id = :room_id AND message_id BETWEEN :first AND :last
+        SELECT * FROM (
+            SELECT * FROM message WHERE room_id = :room_id AND message_id {nearest_first}
+            LIMIT :limit)
         ORDER BY message_id)
 """
+OLDER = MESSAGES.format(nearest_first="< :place ORDER BY message_id DESC")
+NEWER = MESSAGES.format(nearest_first="> :place ORDER BY message_id")
 
 
 class Clock(Table):
@@ -222,6 +225,12 @@ class User(Table):
         named = User.openid.in_(Select([given], [given.c.value])) & (User.nickname != "")
         return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
 
+    @prepared_value
+    def nicknames_in_room(room_id):
+        members = Member.select(Member.openid).where(Member.room == room_id)
+        named = User.openid.in_(members) & (User.nickname != "")
+        return User.select(fn.json_group_object(User.openid, User.nickname)).where(named)
+
     @prepared
     def select_profile(openid):
         profile = User.select(User.sex, User.preference, User.nickname)
@@ -276,15 +285,24 @@ class Room(Table):
     @classmethod
     def with_id(cls, room_id):
         """A page of the one room, with the nicknames of all its members."""
-        members = json.dumps([openid for (openid,) in Member.select_openids(room_id)])
-        return cls.page([(room_id,)], 1)._replace(nicknames=User.nicknames(members))
+        ((room, _),) = execute(ROOMS, {"room_ids": f"[{room_id}]"})
+        return Page("rooms", f"[{room or ''}]", User.nicknames_in_room(room_id), has_more=False)
 
     @classmethod
     def page(cls, rows, limit, sql=ROOMS):
-        """The rooms of rows of a room_id, in their order."""
-        return Page.of(
-            "rooms", rows, limit, lambda ids: execute(sql, {"room_ids": json.dumps(ids)})
-        )
+        """A page of the first `limit` rows of a room_id, in their order."""
+        room_ids = [room_id for (room_id,) in rows]
+        parts, owners = [], []
+        for start in range(0, min(limit, len(room_ids)), CHUNK):
+            some = room_ids[start : min(start + CHUNK, limit)]
+            ((objects, openids),) = execute(sql, {"room_ids": json.dumps(some)})
+            if objects:  # under another server all of them may have gone in the meantime
+                parts.append(objects)
+                owners += openids.split(" ")
+            if sum(map(len, parts)) > PAGE_AT_MOST:
+                break
+        objects, owners = fit(SEPARATOR.join(parts), owners, limit)
+        return Page.of("rooms", objects, owners, has_more=len(room_ids) > len(owners))
 
     @classmethod
     def by_id(cls, room_id):
@@ -535,10 +553,6 @@ class Member(Table):
             Clock.tick()
         return left
 
-    @prepared
-    def select_openids(room_id):
-        return Member.select(Member.openid).where(Member.room == room_id)
-
     @prepared_test
     def exists(room_id, openid):
         return Member.select(Member.joined).where(Member.room == room_id, Member.openid == openid)
@@ -601,18 +615,22 @@ class Message(Table):
     @classmethod
     def in_room(cls, room_id, limit, before, after, caller):
         """The newest page before `before` or, where there is an `after`, the oldest after it."""
-        Room.by_id(room_id)
+        if not Room.exists(room_id):
+            raise Refused("room_not_found")
         if not caller.may_read(room_id):
             raise Refused("not_member")
-
-        def show(ids):
-            between = {"room_id": room_id, "first": min(ids), "last": max(ids)}
-            return execute(MESSAGES, between)
-
+        # One more than asked for tells whether there are more.
+        place = {"room_id": room_id, "limit": limit + 1}
         if after is None:
-            older = cls.select_older(room_id, limit + 1, before)
-            return Page.of("messages", older, limit, show, newest_last=True)
-        return Page.of("messages", cls.select_newer(room_id, limit + 1, after), limit, show)
+            rows = execute(OLDER, {**place, "place": ID_AT_MOST if before is None else before})
+        else:
+            rows = execute(NEWER, {**place, "place": after})
+        ((found, openids),) = rows
+        if not found:
+            return Page("messages", "[]", "{}", has_more=False)
+        openids = openids.split(" ")
+        messages, senders = fit(found, openids, limit, from_end=after is None)
+        return Page.of("messages", messages, senders, has_more=len(openids) > len(senders))
 
     @classmethod
     def by_id(cls, room_id, message_id, missing="message_not_found"):
@@ -627,18 +645,6 @@ class Message(Table):
         if gone := cls.forget_some(openid):
             Clock.tick()
         return gone
-
-    @prepared
-    def select_older(room_id, limit, before):
-        older = (Message.room_id == room_id) & (Message.message_id < or_end(before))
-        newest_first = Message.message_id.desc()
-        return Message.select(Message.message_id).where(older).order_by(newest_first).limit(limit)
-
-    @prepared
-    def select_newer(room_id, limit, after):
-        newer = (Message.room_id == room_id) & (Message.message_id > after)
-        oldest_first = Message.message_id
-        return Message.select(Message.message_id).where(newer).order_by(oldest_first).limit(limit)
 
     @prepared_value
     def insert_message(room_id, message_id, openid, message, time):

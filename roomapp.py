@@ -109,7 +109,6 @@ def join(room_id, openid):
 @app.post(
     "/usr/login",
     anonymous=True,
-    waits=True,
     errors="login_failed banned not_found too_many_requests wechat_unavailable",
 )
 def login(code):
@@ -350,7 +349,7 @@ PAGE_HEADERS = {
 def done(result):
     """Answer with what a handler returned: nothing, a dict, or a page."""
     if isinstance(result, Page):
-        has_more = encode(result.has_more)
+        has_more = "true" if result.has_more else "false"
         return answer(
             200,
             f'{{"response_code":1,"{result.name}":{result.array},'
@@ -361,12 +360,17 @@ def done(result):
 
 def refuse(error, retry_after=None, **fields):
     """Answer a request that is refused; `error` is a key of ERRORS."""
-    status, detail = ERRORS[error]
+    status, _ = ERRORS[error]
     if status == 401:
         response.set_header("WWW-Authenticate", "Bearer")
     if retry_after:
         response.set_header("Retry-After", retry_after)
-    return answer(status, encode({"response_code": 0, "error": error, "detail": detail, **fields}))
+    return answer(status, encode(refusal(error, **fields)))
+
+
+def refusal(error, **fields):
+    _, detail = ERRORS[error]
+    return {"response_code": 0, "error": error, "detail": detail, **fields}
 
 
 def answer(status, content):
@@ -434,8 +438,6 @@ app.install(Endpoint)  # inside of it
 def find_url():
     environ = request.environ
     environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
-    if "roomapp.is_undone" in environ:  # it was answered, but its batch could not be committed
-        raise HTTPError(500)
     # Bottle drops the bytes of a path that are not UTF-8; no url of ours has such bytes.
     is_unknown = not environ["bottle.raw_path"].isascii()
     if is_unknown or (request.path == "/usr/login" and not options.is_verified()):
@@ -497,6 +499,7 @@ def run(arguments):
         listener,
         threads=wechat.WAITING_AT_MOST + 6 if is_verified else 4,
         clean_up=clean_up,
+        undone=encode(refusal("server_error")),
         trusted_proxy=options.setting("trusted_proxy"),
     )
     announce(listener, arguments.database, is_verified)
@@ -506,6 +509,8 @@ def run(arguments):
 
 def clean_up():
     """Delete a little of what deleted rooms left; whether there may be more."""
+    if database.must_empty_wal:
+        apply(lambda: None)  # the log is emptied after a commit
     return bool(ClosedRoom.first()) and apply(ClosedRoom.clean_up)
 
 

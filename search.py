@@ -4,9 +4,9 @@ import re
 import sqlite3
 from contextlib import contextmanager
 from functools import cache
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
-from peewee import SQL, DatabaseError
+from peewee import SQL
 
 from models import ID_AT_MOST, Room
 from service.database import (
@@ -28,6 +28,7 @@ SECONDS_AT_MOST = 1
 # Few long ones at a time, and one of each person.
 long_searches = BoundedSemaphore(2)
 searchers = set()
+searchers_lock = Lock()
 
 
 def find(key, limit, person):
@@ -37,23 +38,24 @@ def find(key, limit, person):
         if Room.exists(room_id):
             return Room.with_id(room_id)
     folded = fold(key)
-    if not is_beside_loop():
+    if not is_beside_loop() and person not in searchers:
         try:
             with read_at_once(SECONDS_AT_ONCE):
                 return match(folded, limit)
-        except (DatabaseError, sqlite3.DatabaseError) as error:
+        except sqlite3.DatabaseError as error:
             if not is_busy(error):
                 raise
-        leave_loop()
+    leave_loop()
     with one_long_search(person), read_apart(SECONDS_AT_MOST):
         return match(folded, limit)
 
 
 @contextmanager
 def one_long_search(person):
-    if person in searchers or not long_searches.acquire(timeout=0.5):
-        raise Refused("database_busy")
-    searchers.add(person)
+    with searchers_lock:
+        if person in searchers or not long_searches.acquire(blocking=False):
+            raise Refused("database_busy")
+        searchers.add(person)
     try:
         yield
     finally:

@@ -69,7 +69,7 @@ class Database(SqliteDatabase):
         self.lock = threading.RLock()
         self.loop = None  # while there is one, it calls the changes of other threads
         self.in_batch = False
-        self.is_undone = False  # the batch: SQLite has rolled it back by itself
+        self.has_begun = False  # the transaction of the batch
         self.busy_until = 0  # until when nobody waits for another program
         self.must_empty_wal = False  # since it has something that was deleted
         self.folder = None  # the descriptor that carries the lock between processes
@@ -154,12 +154,8 @@ def change():
                 connection.execute("ROLLBACK TO change")
             raise
         finally:
-            # A full disk makes SQLite roll back everything. A savepoint would begin a transaction
-            # of its own then.
             if connection.in_transaction:
                 connection.execute("RELEASE change")
-            else:
-                database.is_undone = True
 
 
 @contextmanager
@@ -183,9 +179,8 @@ def batch():
 def begin():
     """Begin the transaction of a batch, once; Refused while another program holds the file."""
     connection = database.connection()
-    if database.is_undone:
-        raise OperationalError("an earlier change undid this batch")
-    if connection.in_transaction:
+    if database.has_begun:
+        check_transaction(connection)
         return
     wait = 0 if monotonic() < database.busy_until else LOOP_BUSY_SECONDS
     deadline = monotonic() + wait
@@ -202,6 +197,7 @@ def has_begun(connection):
         lock_file(database.folder)
         database.check_files()
         connection.execute("BEGIN IMMEDIATE")
+        database.has_begun = True
         return True
     except BlockingIOError:
         return False
@@ -211,11 +207,19 @@ def has_begun(connection):
         raise
 
 
+def check_transaction(connection):
+    """Raise OperationalError where an error, also of a read, made SQLite roll back everything.
+
+    A savepoint would begin a transaction of its own then.
+    """
+    if not connection.in_transaction:
+        raise OperationalError("SQLite has undone this batch")
+
+
 def commit():
     connection = database.connection()
-    if database.is_undone:
-        raise OperationalError("a change undid its whole batch")
-    if connection.in_transaction:
+    if database.has_begun:
+        check_transaction(connection)
         connection.execute("COMMIT")
         if database.must_empty_wal:
             empty_wal(connection)
@@ -228,7 +232,7 @@ def end_batch():
             connection.execute("ROLLBACK")
     finally:
         unlock_file(database.folder)
-        database.in_batch = database.is_undone = False
+        database.in_batch = database.has_begun = False
 
 
 def empty_wal(connection):
@@ -290,7 +294,7 @@ def execute(sql, values=()):
     if reader.connection:
         return reader.connection.execute(sql, values).fetchall()
     with database.lock:
-        return database.execute_sql(sql, values).fetchall()
+        return database.connection().execute(sql, values).fetchall()
 
 
 @contextmanager
@@ -298,6 +302,7 @@ def read_apart(seconds):
     """Read what is committed on a connection of this thread's own, so that others go on."""
     uri = f"{Path(database.database).as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        connection.execute("BEGIN")  # all that is read is of one moment
         reader.connection = connection
         try:
             with time_limit(seconds, connection):

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,7 @@ STOP_WITHIN = 30  # seconds
 BATCH_SECONDS = 0.02  # for how long requests are answered before their changes are committed,
 BATCH_AT_MOST = 4 * 1024 * 1024  # and up to how many bytes of answers
 CONNECTIONS_AT_MOST = 5000
+UNSENT_AT_MOST = 128 * 1024 * 1024  # bytes that clients have not read
 # What is read of a request, in bytes: far more than the application takes, so that a photograph
 # sent by mistake has its answer too.
 REQUEST_AT_MOST = 16 * 1024 * 1024
@@ -63,10 +65,11 @@ def own_addresses(version):
     return [loopback]
 
 
-def start_loop(app, listener, threads, clean_up, trusted_proxy):
+def start_loop(app, listener, threads, clean_up, undone, trusted_proxy):
     """A loop that SIGTERM and Ctrl-C stop from now on.
 
     `clean_up` does a little when nothing else is to do, and returns whether there is more.
+    `undone` is the JSON that answers requests whose changes could not be committed.
     """
     # Not when a client leaves, or is one too many.
     logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -88,8 +91,13 @@ def start_loop(app, listener, threads, clean_up, trusted_proxy):
         log_socket_errors=False,  # phones come and go
     )
     server.channel_class = Channel
+    server.answer_undone = (
+        "HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(undone.encode())}\r\n\r\n{undone}"
+    ).encode()
     server.pull_trigger = loop.wake
-    server.maintenance = loop.note_time  # in the middle of a poll, where nothing may be closed
+    server.handle_accept = partial(accept_all, server)
+    server.maintenance = lambda now: None  # in the middle of a poll, where nothing may be closed
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), loop.stop)
@@ -109,8 +117,8 @@ class Loop:
         self.threads = ThreadPoolExecutor(threads)  # for the requests that wait
         self.clean_up = clean_up
         self.has_more = False  # to clean up
-        self.inactive_since = None  # close those that were last active before this time
         self.stopping = threading.Event()
+        self.has_ended = False
 
     def stop(self, *_):
         """Stop, in a signal handler: once every request that was received is answered."""
@@ -123,13 +131,17 @@ class Loop:
         while not self.stopping.is_set():
             self.turn()
         deadline = monotonic() + STOP_WITHIN
-        accept_last(self.server)
+        accept_all(self.server)
+        wasyncore.dispatcher.close(self.server)  # but not the trigger that wakes the loop
         while self.server.active_channels and monotonic() < deadline:
             for channel in list(self.server.active_channels.values()):
                 end_of_input(channel)
             self.turn()
-        database.loop = None
-        self.threads.shutdown()
+        self.has_ended = True
+        for each in self.ready:
+            if isinstance(each, Call):
+                each.cancel()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def turn(self):
         timeout = 0 if self.ready or self.has_more else 1
@@ -138,9 +150,7 @@ class Loop:
             self.answer_ready()
         else:
             self.clean_up_some()
-        if self.inactive_since:
-            close_inactive(self.server, self.inactive_since)
-            self.inactive_since = None
+        close_inactive(self.server)
         make_room(self.server)
 
     def clean_up_some(self):
@@ -181,18 +191,20 @@ class Loop:
             self.ready.append(channel)
 
     def call(self, function):
-        """Called by other threads: what function() returns in the next batch, once committed."""
+        """Called by other threads: what function() returns in the next batch, once committed.
+
+        Raises CancelledError when the loop has ended.
+        """
         call = Call(function)
         self.ready.append(call)
         self.wake()
+        if self.has_ended:
+            call.cancel()
         return call.result()
 
     def wake(self):
         if threading.get_ident() != self.thread:
             self.server.trigger.pull_trigger()
-
-    def note_time(self, now):
-        self.inactive_since = now - self.server.adj.channel_timeout
 
 
 class Call(Future):
@@ -226,36 +238,30 @@ class Channel(HTTPChannel):
 
     is_held = False
     is_waiting = False
-    answered = None  # the request that is being answered
 
     def service(self):
         self.is_held = True
-        self.answered = self.requests[0]
         super().service()
 
     def service_apart(self):
         """Answer in another thread, from the beginning; what changes joins the loop's batches."""
-        self.answered.get_body_stream().seek(0)
+        self.requests[0].get_body_stream().seek(0)
         super().service()
         self.is_held = False
         self.server.pull_trigger()
 
     def release(self):
-        self.is_held, self.answered = False, None
+        self.is_held = False
         if self.connected:
             self.handle_write()
 
     def undo(self, _):
         """Put server_error in the place of what was answered, since that was not done."""
-        if not self.connected or self.answered.error:
-            return
-        self.outbufs, self.total_outbufs_len = [OverflowableBuffer(sys.maxsize)], 0
-        task = self.task_class(self, self.answered)
-        task.get_environment()["roomapp.is_undone"] = True
-        task.set_close_on_finish()
-        task.service()
-        self.requests = []
-        self.close_when_flushed = True
+        if self.connected:
+            self.outbufs, self.total_outbufs_len = [OverflowableBuffer(sys.maxsize)], 0
+            self.write_soon(self.server.answer_undone)
+            self.requests = []
+            self.close_when_flushed = True
 
     def _flush_some(self, do_close=True):
         # Whatever leaves comes by here, also a long answer before it is whole.
@@ -298,21 +304,33 @@ class BodyBuffer(OverflowableBuffer):
 Channel.parser_class = RequestParser
 
 
-def close_inactive(server, since):
-    """Close who has neither sent nor read since then; waitress would wait until they read."""
+def close_inactive(server):
+    """Close who has neither sent nor read for a while; waitress would wait until they read."""
+    since = time.time() - server.adj.channel_timeout
     for channel in idle_channels(server):
         if channel.last_activity < since:
             channel.handle_close()
 
 
 def make_room(server):
-    """At the limit of connections, close the one that was idle longest."""
-    if len(wasyncore.socket_map) >= server.adj.connection_limit:
-        longest = min(
-            idle_channels(server), key=lambda channel: channel.last_activity, default=None
-        )
-        if longest:
-            longest.handle_close()
+    """At the limit of connections, or of what nobody reads, close those that were idle longest."""
+    if not (is_full(server) or unsent(server) > UNSENT_AT_MOST):
+        return
+    for channel in sorted(idle_channels(server), key=lambda channel: channel.last_activity):
+        channel.handle_close()
+        if len(wasyncore.socket_map) <= server.adj.connection_limit * 0.99 and (
+            unsent(server) <= UNSENT_AT_MOST
+        ):
+            break
+
+
+def is_full(server):
+    return len(wasyncore.socket_map) >= server.adj.connection_limit
+
+
+def unsent(server):
+    """Bytes of answers that clients have not read."""
+    return sum(channel.total_outbufs_len for channel in server.active_channels.values())
 
 
 def idle_channels(server):
@@ -321,13 +339,12 @@ def idle_channels(server):
     return [channel for channel in channels if channel.is_waiting or not channel.requests]
 
 
-def accept_last(server):
-    """Accept the connections that have reached this machine, and no more."""
-    connections = -1
-    while connections != len(server.active_channels):
-        connections = len(server.active_channels)
-        server.handle_accept()
-    wasyncore.dispatcher.close(server)  # but not the trigger that wakes the loop
+def accept_all(server):
+    """Accept all connections that have reached this machine; waitress takes one a poll."""
+    before = -1
+    while before < len(server.active_channels) and not is_full(server):
+        before = len(server.active_channels)
+        type(server).handle_accept(server)
 
 
 def end_of_input(channel):

@@ -29,22 +29,22 @@ export async function call(url, fields, { isAutomatic = false } = {}) {
   return answer;
 }
 
-let unfinished = {}; // the last request that failed: sent again by the user, it is the same request
+const unfinished = new Map(); // the request_id of each request that has failed so far
 
 /** Call what must not be done twice. Without an answer it is sent once more. */
 export async function callOnce(url, fields) {
   const content = JSON.stringify([url, fields]);
-  if (content !== unfinished.content) unfinished = { content, request_id: newRequestId() };
-  const request = { ...fields, request_id: unfinished.request_id };
+  const request = { request_id: unfinished.get(content) ?? newRequestId(), ...fields };
+  unfinished.set(content, request.request_id);
   const answer = await call(url, request).catch((error) => {
     if (error.error !== "unreachable") throw error;
     return call(url, request);
   });
-  unfinished = {};
+  unfinished.delete(content);
   return answer;
 }
 
-function newRequestId() {
+export function newRequestId() {
   return crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
 

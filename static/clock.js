@@ -2,7 +2,7 @@
 
 import { call, Failure, onAnswer } from "./api.js";
 
-const INTERVAL = 3_000; // milliseconds
+const INTERVAL = 5_000; // milliseconds
 let lastTime; // undefined when everything has to be loaded again
 let isDue = false;
 let endPause = () => {};

@@ -162,14 +162,17 @@ function row(properties, first, second) {
 }
 
 function code(label, text) {
-  const caption = make("figcaption", {}, label);
-  if (navigator.clipboard) {
-    const button = make("button", { type: "button", "aria-label": `复制 ${label}` }, "复制");
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "已复制";
-    });
-    caption.append(button);
-  }
-  return make("figure", {}, caption, make("pre", {}, make("code", {}, text)));
+  const example = make("code", {}, text);
+  const button = make("button", { type: "button", "aria-label": `复制 ${label}` }, "复制");
+  button.addEventListener("click", async () => {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else copySelected(example); // browsers have the clipboard only with HTTPS and on 127.0.0.1
+    button.textContent = "已复制";
+  });
+  return make("figure", {}, make("figcaption", {}, label, button), make("pre", {}, example));
+}
+
+function copySelected(element) {
+  getSelection().selectAllChildren(element);
+  document.execCommand("copy");
 }

@@ -9,13 +9,25 @@ export function make(tag, properties = {}, ...contents) {
     if (name.includes("-") || name === "role") element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...contents.flat());
+  element.append(...contents.flat(2));
   return element;
 }
 
 /** A text by a user, in its own direction, right to left for example. */
 export function userText(text, tag = "span", properties = {}) {
   return make(tag, { dir: "auto", ...properties }, text);
+}
+
+// Of http or https, without punctuation at its end, which belongs to the sentence.
+const WEB_ADDRESS = /\b(https?:\/\/(?=\w)[\w\-.~:/?#[\]@!$&'()*+,;=%]*[\w\-~/#&=%])/i;
+
+/** A text by a user, with web addresses as links. */
+export function linkedText(text, tag, properties) {
+  const parts = text.split(WEB_ADDRESS); // every second one is an address
+  const contents = parts.map((part, index) =>
+    index % 2 ? make("a", { href: part, rel: "noreferrer", target: "_blank" }, part) : part,
+  );
+  return userText(contents, tag, properties);
 }
 
 /**
@@ -91,7 +103,15 @@ export function showToast(text, { isError = false } = {}) {
   clearTimeout(toastTimer);
   byId(other).textContent = "";
   byId(toast).textContent = text;
+  byId(toast).hash = location.hash;
   toastTimer = setTimeout(() => byId(toast).replaceChildren(), isError ? 6_000 : 2_500);
+}
+
+/** Hide a toast that was shown in another view. */
+export function hideOldToast() {
+  for (const toast of document.querySelectorAll(".toast")) {
+    if (toast.hash !== location.hash) toast.textContent = "";
+  }
 }
 
 /** Run an action that calls the API, and show its failure as a toast. */
@@ -139,9 +159,23 @@ export function clearProblem(form) {
   for (const field of form.elements) field.removeAttribute("aria-invalid");
 }
 
+/** Show a failure at the field that it is about, or above the button. */
+export function showProblem(form, { message, field, error }) {
+  const problem = form.querySelector("[role=alert]");
+  const name = error === "capacity_too_small" ? "capacity" : field;
+  const input = form.querySelector(`[name="${name}"]:not([type=radio]), [data-field="${name}"]`);
+  const button = form.querySelector("button:not([type])");
+  if (input) input.after(problem);
+  else (button.closest(".buttons") ?? button).before(problem);
+  problem.id = `${form.id}-problem`;
+  problem.textContent = message;
+  input?.setAttribute("aria-invalid", "true");
+  input?.setAttribute("aria-errormessage", problem.id);
+  input?.focus();
+}
+
 /** Run an action when a form is submitted, one at a time, and show its failure in the form. */
 export function onSubmit(form, action) {
-  const problem = form.querySelector("[role=alert]");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.isBusy) return;
@@ -151,10 +185,7 @@ export function onSubmit(form, action) {
       await action(form.elements);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      problem.textContent = error.message;
-      const field = form.querySelector(`[name="${error.field}"]`);
-      field?.setAttribute("aria-invalid", "true");
-      field?.focus();
+      showProblem(form, error);
     } finally {
       form.isBusy = false;
     }

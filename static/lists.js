@@ -14,10 +14,12 @@ import {
   onSubmit,
   userText,
 } from "./dom.js";
-import { myOpenid, readKey, showCard } from "./me.js";
+import { myOpenid, showCard } from "./me.js";
 import { recall, remember } from "./storage.js";
+import { checkRooms, isUnread } from "./unread.js";
 
 const PAGE = 20;
+const OWN_PAGE = 100; // of the user's own rooms all should be known, because of unread messages
 const ROOMS_AT_MOST = 500; // the largest limit that the API takes
 const TYPING_PAUSE = 250; // milliseconds
 const SECTIONS_AT_MOST = 24;
@@ -39,14 +41,14 @@ class RoomList {
     place.append(this.list, this.note, this.button);
   }
 
-  open(query) {
+  open(query, options) {
     this.query = query;
     this.rooms = [];
-    this.limit = PAGE;
+    this.limit = query.page ?? PAGE;
     this.list.replaceChildren();
     this.button.hidden = true;
     this.note.replaceChildren(loadingNote());
-    return this.load();
+    return this.load(options);
   }
 
   more() {
@@ -67,7 +69,8 @@ class RoomList {
       this.show(answer);
       for (const { section } of [fields, ...answer.rooms]) if (section) addSection(section);
     } catch (error) {
-      if (!(error instanceof Failure) || (isAutomatic && error.isTemporary)) throw error;
+      const isShown = !this.note.querySelector(".loading");
+      if (!(error instanceof Failure) || (isAutomatic && isShown && error.isTemporary)) throw error;
       if (load === this.loads) this.showFailure(error);
     }
   }
@@ -82,12 +85,11 @@ class RoomList {
 
   showRooms() {
     const openid = myOpenid();
-    const read = readMessages();
     const items = this.rooms.map((room) => ({
       ...room,
       owner: nameOf(room.room_owner_id, this.nicknames),
       isMember: room.users_id.includes(openid),
-      isUnread: room.last_message_id > (read[room.room_id] ?? 0), // only the user's own rooms have it
+      isUnread: isUnread(room.room_id),
     }));
     fill(this.list, items, ({ room_id }) => room_id, drawRoom);
   }
@@ -132,7 +134,8 @@ function drawRoom(room, li) {
 }
 
 export function badge(state) {
-  return make("span", { className: `badge state${state}` }, state ? "已激活" : "未激活");
+  const [name, title] = state ? ["已激活", "有人加入"] : ["未激活", "只有房主一人"];
+  return make("span", { className: `badge state${state}`, title }, name);
 }
 
 /** How many are in a room, and of how many if its owner set a limit: 3/5 人. */
@@ -239,34 +242,29 @@ function drawSection({ name, isCurrent }, li) {
 
 /** Show the user's profile, and the rooms that the user owns and joined. */
 export async function showMine() {
+  if (myOpenid()) await Promise.all([showCard(), openOwnRooms()]);
+}
+
+async function openOwnRooms(options) {
   const openid = myOpenid();
-  if (!openid) return;
+  const own = (url, note) => ({ url, fields: { openid }, page: OWN_PAGE, emptyNote: note });
+  const noneOwned = () => emptyNote("你还没有发起过房间", newRoomLink());
+  const noneJoined = () => emptyNote("你还没有参与别人的房间");
   await Promise.all([
-    showCard(),
-    ownedList.open({
-      url: "/usr/roomlist1",
-      fields: { openid },
-      emptyNote: () => emptyNote("你还没有发起过房间", newRoomLink()),
-    }),
-    joinedList.open({
-      url: "/usr/roomlist2",
-      fields: { openid },
-      emptyNote: () => emptyNote("你还没有参与别人的房间"),
-    }),
+    ownedList.open(own("/usr/roomlist1", noneOwned), options),
+    joinedList.open(own("/usr/roomlist2", noneJoined), options),
   ]);
+  await showUnread();
 }
 
-/** The last message that the user was shown in each room. */
-function readMessages() {
-  return recall("localStorage", readKey()) ?? {};
+async function showUnread(rooms = [...ownedList.rooms, ...joinedList.rooms]) {
+  await checkRooms(rooms);
+  showRooms();
 }
 
-export function markRead(room_id, message_id) {
-  const read = readMessages();
-  if (read[room_id] >= message_id) return;
-  remember("localStorage", readKey(), { ...read, [room_id]: message_id });
-  ownedList.showRooms();
-  joinedList.showRooms();
+/** Show the rooms again, when one of them was read. */
+export function showRooms() {
+  for (const list of [discoverList, ownedList, joinedList]) list.showRooms();
 }
 
 export function refreshDiscover() {
@@ -274,6 +272,14 @@ export function refreshDiscover() {
 }
 
 export async function refreshMine() {
-  if (!myOpenid()) return;
-  await Promise.all([showCard({ isAutomatic: true }), ownedList.refresh(), joinedList.refresh()]);
+  if (myOpenid()) await showCard({ isAutomatic: true });
+}
+
+/** On every view, because the navigation shows whether something is unread. */
+export async function refreshOwnRooms() {
+  const openid = myOpenid();
+  if (!openid) return showUnread([]);
+  if (openid !== ownedList.query?.fields.openid) return openOwnRooms({ isAutomatic: true });
+  await Promise.all([ownedList.refresh(), joinedList.refresh()]);
+  await showUnread();
 }

@@ -62,7 +62,7 @@ function recentOpenids() {
 
 export function start(onUserChange) {
   onSubmit(byId("openid-form"), async ({ openid: { value: openid } }) => {
-    await fetchProfile(openid); // the server refuses what is no openid
+    await call("/usr/roomlist1", { openid, limit: 1 }); // the server refuses what is no openid
     remember("sessionStorage", "openid", openid);
     const others = recentOpenids().filter((each) => each !== openid);
     remember("localStorage", "openids", [openid, ...others].slice(0, RECENT_AT_MOST));
@@ -80,8 +80,8 @@ export function start(onUserChange) {
       sex: sex.value === "text" ? othersex.value : Number(sex.value),
       preference: preference.value.split("\n").filter((line) => line.trim()),
     });
-    showToast("已保存");
     location.hash = "#/mine";
+    showToast("已保存");
     pollNow();
   });
   byId("delete-user").addEventListener("click", () => attempt(() => deleteUser(onUserChange)));
@@ -90,11 +90,10 @@ export function start(onUserChange) {
 async function deleteUser(onUserChange) {
   const openid = myOpenid();
   const question =
-    `注销 ${openid}？你的个人信息和说过的话会删除，你会离开所有房间。` +
+    `注销 ${myName()}？你的个人信息和说过的话会删除，你会离开所有房间。` +
     "你发起的房间交给最早加入的人，没有别人的就删除。注销以后不能恢复。";
   if (!(await askConfirmation(question, "注销"))) return;
   await call("/usr/delete", { openid });
-  showToast("已注销");
   if (openid !== myOpenid()) return; // the tab has another user by now
   forget("localStorage", readKey());
   forget("sessionStorage", "openid");
@@ -102,40 +101,49 @@ async function deleteUser(onUserChange) {
   remember("localStorage", "openids", others);
   delete document.body.dataset.detail;
   location.hash = "#/mine";
+  showToast("已注销");
   byId("mine-title").focus();
   onUserChange();
 }
 
+let loaded = {}; // the profile that was loaded last, and whose it is
+
 /** The profile, or null if that user has none yet. */
 async function fetchProfile(openid, options) {
-  try {
-    return await call("/usr/info", { openid }, options);
-  } catch (error) {
+  const profile = await call("/usr/info", { openid }, options).catch((error) => {
     if (error.error === "user_not_found") return null;
     throw error;
-  }
+  });
+  loaded = { openid, profile };
+  showUser();
+  return profile;
+}
+
+/** The user's nickname, or the openid. */
+function myName() {
+  const openid = myOpenid();
+  return (loaded.openid === openid && loaded.profile?.nickname) || openid;
 }
 
 export function showUser() {
   const openid = myOpenid();
   document.body.classList.toggle("no-openid", !openid);
-  byId("message").placeholder = `${openid}：说点什么`; // two tabs may be two users
-  for (const place of document.querySelectorAll(".my-openid")) {
-    place.replaceChildren(...(openid ? [avatar(openid), userText(openid)] : ["还没说你是谁"]));
+  if (!openid) return;
+  for (const place of document.querySelectorAll(".my-name")) {
+    place.replaceChildren(avatar(openid, myName()), userText(myName(), "span", { title: openid }));
   }
 }
 
 /** Show the user's profile in one line. */
 export async function showCard(options) {
   const openid = myOpenid();
-  if (!openid) return;
+  if (options?.isAutomatic && loaded.openid === openid && !loaded.profile) return;
   const profile = await fetchProfile(openid, options);
   byId("card").replaceChildren(userText(profile ? summary(profile) : "还没有完善个人信息"));
 }
 
-function summary({ nickname, sex, preference }) {
-  const texts = [nickname, typeof sex === "number" ? SEXES[sex] : sex, ...preference];
-  return texts.filter(Boolean).join(" · ");
+function summary({ sex, preference }) {
+  return [typeof sex === "number" ? SEXES[sex] : sex, ...preference].join(" · ");
 }
 
 let edits = 0;

@@ -4,7 +4,7 @@
 
 import { onAnswer } from "./api.js";
 import { reload, startPolling } from "./clock.js";
-import { attempt, byId, closeDialog, isVisible, markCurrent } from "./dom.js";
+import { attempt, byId, closeDialog, hideOldToast, isVisible, markCurrent } from "./dom.js";
 import * as lists from "./lists.js";
 import * as me from "./me.js";
 import * as requests from "./requests.js";
@@ -46,7 +46,7 @@ function heading(view) {
 
 async function refresh() {
   const visible = Object.keys(VIEWS).filter(isVisible);
-  await Promise.all(visible.map((view) => VIEWS[view].refresh?.()));
+  await Promise.all([lists.refreshOwnRooms(), ...visible.map((view) => VIEWS[view].refresh?.())]);
   updateTitle();
 }
 
@@ -90,6 +90,7 @@ onAnswer((exchange) => {
 });
 addEventListener("hashchange", () => {
   closeDialogs(); // their questions are about the previous view
+  hideOldToast();
   route();
   heading(body.dataset.view).focus({ preventScroll: true });
 });

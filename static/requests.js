@@ -34,13 +34,14 @@ function show() {
 }
 
 function draw({ method, url, fields, status, answer, times, at }, li) {
-  const isDone = answer.response_code === 1;
+  const isNew = answer.error === "user_not_found"; // a user without a profile, which is no fault
+  const kind = answer.response_code === 1 ? "done" : isNew ? "" : "bad";
   const details = li.firstElementChild ?? li.appendChild(make("details", {}, make("summary")));
   details.firstElementChild.replaceChildren(
     make("span", { className: "method" }, method),
     make("code", {}, url),
     make("span", { className: "times" }, times > 1 ? `×${times}` : ""),
-    make("span", { className: isDone ? "status" : "status bad" }, status || "无回答"),
+    make("span", { className: `status ${kind}` }, status || "无回答"),
     make("time", {}, at),
   );
   details.ontoggle = () => details.open && drawBody(details, fields, answer);

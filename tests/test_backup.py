@@ -16,7 +16,16 @@ import pytest
 from peewee import OperationalError
 from webtest import TestApp
 
-from processes import ONE_SHOT, command, environment, linux, make_database, signals, start_error
+from processes import (
+    ONE_SHOT,
+    PROJECT,
+    command,
+    environment,
+    linux,
+    make_database,
+    signals,
+    start_error,
+)
 from roomapp import app
 from service import backup, schema
 from service.database import SetupError, close_database, database
@@ -152,10 +161,19 @@ def test_the_database_may_be_named_before_the_command(file, tmp_path):
 
 @signals
 def test_a_backup_that_is_interrupted_leaves_nothing(file, tmp_path):
-    fill(file, megabytes=60)
+    fill(file, megabytes=2)
     before = set(tmp_path.iterdir())
-    words = command("backup", tmp_path / "copy.db", "--database", file)
-    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    slow = """if True:
+        import sqlite3, time, roomapp
+        class Connection(sqlite3.Connection):
+            def set_progress_handler(self, handler, n):
+                super().set_progress_handler(lambda: time.sleep(0.1), n)
+        connect = sqlite3.connect
+        sqlite3.connect = lambda *words, **how: connect(*words, factory=Connection, **how)
+        roomapp.main()"""
+    words = [sys.executable, "-c", slow, "backup", str(tmp_path / "copy.db"), "--database", file]
+    pipe = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=PROJECT, env=environment(), **pipe) as process:
         while not list(tmp_path.glob("copy.db.unfinished-*")):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

@@ -7,7 +7,9 @@ import socket
 import sqlite3
 import sys
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext, suppress
+from functools import partial
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -182,17 +184,26 @@ def test_a_commit_that_fails_is_a_server_error_for_all_of_its_batch(
     assert server.stop() == 0
 
 
-def test_once_sqlite_has_undone_a_batch_nothing_more_begins_in_it(room, dump):
+@pytest.mark.parametrize("inside", [change, nullcontext], ids=["a change", "a read"])
+def test_once_sqlite_has_undone_a_batch_nothing_more_begins_in_it(room, dump, inside):
     before = dump()
-    with pytest.raises(file.OperationalError, match="undid its whole batch"), batch():
+    with pytest.raises(file.OperationalError, match="undone"), batch():
         apply(lambda: models.Room.by_id(room).admit("gang"))
-        with change():
+        with inside():
             database.execute_sql("ROLLBACK")  # as SQLite does by itself when the disk is full
         with pytest.raises(file.OperationalError):
             apply(lambda: models.Room.by_id(room).admit("late"))
     assert dump() == before
     apply(lambda: models.Room.by_id(room).admit("gang"))
     assert dump() != before
+
+
+@pytest.mark.parametrize("inside", [change, nullcontext], ids=["a change", "a read"])
+def test_what_sqlite_has_undone_is_not_answered_as_done(room, inside):
+    with pytest.raises(file.OperationalError, match="undone"), batch():
+        apply(lambda: models.Room.by_id(room).admit("gang"))
+        with inside():
+            database.execute_sql("ROLLBACK")
 
 
 def test_a_change_that_fails_costs_the_others_of_its_batch_nothing(post, room, find_room):
@@ -218,6 +229,74 @@ def test_who_leaves_in_the_middle_of_a_batch_costs_the_others_nothing(start, tog
         else:
             stays.append(connection)
     assert [read_answer(each) for each in stays] == [(200, {"response_code": 1})] * 8
+
+
+@signals
+def test_many_new_connections_share_a_commit(start_with, tmp_path):
+    server = start_with(
+        f"""
+        from service import database
+        commit = database.commit
+
+        def count_commit():
+            if database.database.connection().in_transaction:
+                with open({str(tmp_path / "commits")!r}, "a") as commits:
+                    commits.write(".")
+            commit()
+
+        database.commit = count_commit
+        """
+    )
+    url, fields = message(server.open_room())
+    stop(server)
+    with ExitStack() as stack:
+        sent = [stack.enter_context(closing(server.send(url, **fields))) for _ in range(32)]
+        server.process.send_signal(signal.SIGCONT)
+        assert [read_answer(each)[0] for each in sent] == [200] * 32
+    assert len((tmp_path / "commits").read_text()) < 16
+
+
+@signals
+def test_it_stops_while_somebody_leaves_in_many_steps(start_with, tmp_path):
+    server = start_with(LATE_COMMITS + "    from service import serving; serving.STOP_WITHIN = 1")
+    with closing(sqlite3.connect(tmp_path / "roomapp.db")) as connection:
+        rows = ((1, number, "ming", "嗨", number) for number in range(1, 2001))
+        connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?)", rows)
+        connection.commit()
+    with closing(server.send("/usr/delete", openid="ming")):
+        assert server.request("GET", "/time")[0] == 200
+        assert server.stop() == 0
+
+
+@signals
+def test_what_nobody_reads_is_not_kept_without_bound(start_with):
+    server = start_with("from service import serving; serving.UNSENT_AT_MOST = 3 * 2**20")
+    room_id = server.open_room()
+    for _ in range(130):
+        server.post("/room/send_message", **message(room_id, "🎮" * 2000)[1])
+    page = as_bytes("/room/get_message", {"room_id": room_id, "limit": 500})
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(8):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.append(stack.enter_context(connection))
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(page)
+        assert server.request("GET", "/time")[0] == 200
+        received = []
+        for connection in silent:
+            with suppress(ConnectionError):
+                received.append(len(b"".join(iter(partial(receive, connection), b""))))
+    assert min([*received, 0]) < 2**20, "the first ones were closed"
+
+
+def receive(connection):
+    connection.settimeout(0.3)
+    try:
+        return connection.recv(65536)
+    except TimeoutError:
+        return b""
 
 
 # What waits
@@ -351,3 +430,27 @@ def test_a_limit_keeps_no_more_people_than_count():
     for number in range(10_000):
         limit.count(f"guest{number}")
     assert len(limit.used_until) < 10
+
+
+# Deleted texts
+
+
+def test_who_is_nobody_here_empties_no_log(post, room, database_file):
+    size = Path(f"{database_file}-wal").stat().st_size
+    assert size > 0
+    assert post("/usr/delete", openid="nobody").json == {"response_code": 1}
+    assert Path(f"{database_file}-wal").stat().st_size >= size
+
+
+def test_a_log_that_a_reader_held_up_is_emptied_without_another_change(
+    post, room, database_file, files_with
+):
+    sent = post("/room/send_message", room_id=room, openid="ming", message="SECRET").json
+    with closing(sqlite3.connect(database_file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM clock").fetchone()
+        fields = {"room_id": room, "openid": "ming", "message_id": sent["message_id"]}
+        assert post("/room/delete_message", **fields).json == {"response_code": 1}
+        assert files_with("SECRET")
+    clean_up()
+    assert files_with("SECRET") == []

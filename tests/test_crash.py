@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 from contextlib import closing
 from http.client import HTTPException
@@ -18,6 +19,13 @@ import pytest
 from processes import PROJECT, Server, command, environment, linux
 
 KILLS = 20
+
+
+@pytest.fixture
+def tmp_path():
+    """On a disk."""
+    with tempfile.TemporaryDirectory(prefix="roomapp-") as folder:
+        yield Path(folder)
 
 
 def ask(connection, *request):
@@ -35,7 +43,8 @@ class Life:
     What it was doing when the server died may or may not have been done.
     """
 
-    def __init__(self, number):
+    def __init__(self, number, is_beside_another):
+        self.is_beside_another = is_beside_another  # server, which may hold the file for long
         self.random = random.Random(number)
         self.openid = f"owner{number}"
         self.profile = None
@@ -53,8 +62,9 @@ class Life:
                 answer = ask(connection, "POST", url, json.dumps(fields))
                 if answer is None:
                     return
-                assert answer["response_code"] == 1, (url, fields, answer)
-                self.note(url, fields, changed, answer)
+                if not (self.is_beside_another and answer.get("error") == "database_busy"):
+                    assert answer["response_code"] == 1, (url, fields, answer)
+                    self.note(url, fields, changed, answer)
                 self.pending = None
                 self.watch(connection)
 
@@ -165,7 +175,7 @@ def storm(lives, servers, seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2], ids=["one server", "two servers on one file"])
 def test_what_was_answered_survives_kill_9(start, tmp_path, count):
-    lives = [Life(number) for number in range(8)]
+    lives = [Life(number, count > 1) for number in range(8)]
     for kill in range(KILLS):
         storm(lives, [start("--quiet") for _ in range(count)], 0.3 + kill % 5 / 10)
         server = start("--quiet")

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from datetime import datetime, timedelta, timezone
+from itertools import chain, pairwise
 
 import pytest
 from webtest import TestApp
@@ -9,9 +11,10 @@ from webtest import TestApp
 import roomapp
 from processes import ONE_SHOT, command, environment, start_error
 from service import demo
-from service.database import SetupError, close_database
+from service.database import Refused, close_database
 from service.fields import FIELDS
 from service.login import Token
+from service.moderation import Report
 from service.schema import open_database
 
 CAMPUS = json.loads(demo.CAMPUS.read_text(encoding="utf-8"))
@@ -65,6 +68,31 @@ def test_conversations_read_as_they_were_written(ask):
         assert shown == room["messages"], room["name"]
 
 
+def test_conversations_took_an_evening(ask):
+    for room in CAMPUS["rooms"]:
+        (found,) = ask("/search", key=room["name"], limit=1)["rooms"]
+        messages = ask("/room/get_message", room_id=found["room_id"])["messages"]
+        times = [datetime.fromisoformat(each["time"].replace("Z", "+00:00")) for each in messages]
+        between = [later - earlier for earlier, later in pairwise(times)]
+        assert all(timedelta(minutes=1) < each < timedelta(minutes=10) for each in between)
+        assert all(datetime.now(timezone.utc) - each < timedelta(hours=4) for each in times)
+
+
+def test_laozhou_has_not_read_one_room_and_one_message_was_reported(ask, campus_file):
+    lists = [ask(url, openid="laozhou")["rooms"] for url in ("/usr/roomlist1", "/usr/roomlist2")]
+    last = {}
+    for room in chain(*lists):
+        messages = ask("/room/get_message", room_id=room["room_id"])["messages"]
+        last[room["name"]] = messages[-1]["openid"]
+    assert len(last) > 3
+    (unread,) = [name for name, openid in last.items() if openid != "laozhou"]
+    (reported,) = [room for room in CAMPUS["rooms"] if "report" in room]
+    assert unread == reported["name"]
+    (report,) = Report.select()
+    assert report.is_open
+    assert report.text == reported["messages"][-1]["message"]
+
+
 def test_there_are_rooms_of_few_and_of_many_full_ones_and_others():
     rooms = [room for room in CAMPUS["rooms"] if "capacity" in room]
     assert {2, 4, 5, 12} <= {room["capacity"] for room in rooms}
@@ -78,7 +106,7 @@ def test_clients_could_have_sent_all_of_it():
         for room in CAMPUS["rooms"]:
             yield from ((field, room[field]) for field in FIELDS.keys() & room.keys())
             yield from (("openid", openid) for openid in room["members"])
-            for message in room["messages"]:
+            for message in [*room["messages"], room.get("report", {})]:
                 yield from message.items()
 
     for field, value in fields():
@@ -90,6 +118,7 @@ def test_it_shows_what_there_is_to_see(tmp_path):
     rooms = len(CAMPUS["rooms"])
     assert str(tmp_path / "roomapp.db") in done.stdout
     assert f"{len(CAMPUS['users'])} users and {rooms} rooms" in done.stdout
+    assert done.stdout.endswith("; on the page, be laozhou\n")
 
 
 def test_a_running_server_shows_it_at_once(start, tmp_path):
@@ -127,7 +156,7 @@ def test_it_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     broken = [*CAMPUS["rooms"][:-1], last | {"messages": [*last["messages"], stranger]}]
     monkeypatch.setattr(demo, "CAMPUS", tmp_path / "demo.json")
     demo.CAMPUS.write_text(json.dumps(CAMPUS | {"rooms": broken}), encoding="utf-8")
-    with pytest.raises(SetupError, match="not_member"):
+    with pytest.raises(Refused, match="not_member"):
         demo.fill(file)
     run_demo(file)  # which it would refuse if anything were there
 
@@ -136,4 +165,6 @@ def test_it_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_database_that_another_program_holds_is_one_line(start, other_program, tmp_path):
     start()
     other_program.execute("BEGIN IMMEDIATE")
-    assert "is locked" in start_error("demo", "--database", tmp_path / "roomapp.db")
+    assert "another program is writing" in start_error(
+        "demo", "--database", tmp_path / "roomapp.db"
+    )

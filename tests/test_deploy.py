@@ -56,6 +56,14 @@ def adapt(name, replacements):
 # The page
 
 
+def test_the_chinese_guide_has_the_same_commands_and_lines():
+    def commands_and_lines(name):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        return re.findall(r"```sh\n.*?```|^\| `.*?` \| ", text, re.DOTALL | re.MULTILINE)
+
+    assert commands_and_lines("README.zh-CN.md") == commands_and_lines("README.md")
+
+
 def test_the_words_of_the_table_are_those_of_the_code():
     page = (DEPLOY / "README.md").read_text(encoding="utf-8")
     table = page.partition("## When something is wrong")[2]

@@ -689,7 +689,8 @@ def test_leaving_changes_few_rows_at_a_time(post, database_file, holds):
     alone, led, joined = range(1, 21), range(21, 61), range(61, 101)
     with change():
         for room_id in (*alone, *led, *joined):
-            room = Room.open(f"{room_id}", "二", "", "ming" if room_id in joined else OPENID)
+            owner = "ming" if room_id in joined else OPENID
+            room = Room.by_id(Room.open(f"{room_id}", "二", "", owner))
             if room_id not in alone:
                 room.admit("hong")
                 room.admit(OPENID)

@@ -1,11 +1,8 @@
 """登录: who is calling, in the verified mode and in the open one."""
 
-import json
 import re
-import shutil
 import sqlite3
 import ssl
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +14,7 @@ import pytest
 import models
 import roomapp
 from document import BODIES
-from processes import ONE_SHOT, PROJECT, read_answer, signals, start_error
+from processes import read_answer, signals, start_error
 from service import limits, wechat
 from service.database import Refused, change, now
 from service.login import TOKEN_SECONDS, Anyone, Caller, Token
@@ -577,62 +574,3 @@ def test_it_says_so_where_others_are_believed(start, variables, warning):
     log = server.log.read_text()
     assert warning in log
     assert bool(log) == bool(warning)
-
-
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the client code")
-def test_the_client_code_logs_in_once_and_again_when_it_must(start, variables, tmp_path):
-    server = start(ROOMAPP_CHECK_TEXT="0", **variables)  # it sends one text twice at once
-    page = (PROJECT / "docs/mini-program.md").read_text(encoding="utf-8")
-    client = re.search(r"```js\n(// rooms\.js\n.*?)```", page, re.DOTALL)[1]
-    client = re.sub("https://rooms[^']*", f"http://127.0.0.1:{server.port}", client)
-    (tmp_path / "rooms.js").write_text(client, encoding="utf-8")
-    mini_program = """
-        let stale = 0, lost = 0, logins = 0, code = 'code-ming'
-        globalThis.wx = {
-          login: async () => ({ code }),
-          request: async ({ url, method, data, header, success, fail }) => {
-            logins += url.endsWith('/usr/login')
-            if (stale-- > 0) header = { Authorization: 'Bearer stale' }
-            const body = JSON.stringify(data)
-            const answer = await fetch(url, { method, body, headers: header }).catch(() => {})
-            if (!answer || lost-- > 0) return fail({ errMsg: 'request:fail' })
-            success({ statusCode: answer.status, data: await answer.json() })
-          }
-        }
-        const { call } = require('./rooms')
-        const room = { name: '一', section: '二', description: '' }
-        const add = () => call('/room/add', openid => ({ ...room, room_owner_id: openid }))
-        const seen = []
-        const see = answer => seen.push([answer.room_id || answer.error, logins])
-        ;(async () => {
-          (await Promise.all([add(), add()])).sort((a, b) => a.room_id - b.room_id).forEach(see)
-          stale = 1
-          see(await add())
-          stale = 3 // the login in between has no token that could be stale
-          see(await add())
-          stale = 0
-          code = 'unknown'
-          stale = 1
-          await add().catch(see)
-          code = 'code-ming'
-          see(await add())
-          lost = 1 // the room is opened, and sent once more it is not opened twice
-          see(await add())
-          see(await add())
-          lost = 2
-          await add().catch(({ errMsg }) => see({ error: errMsg }))
-          console.log(JSON.stringify(seen))
-        })()
-    """
-    done = subprocess.run(["node", "-e", mini_program], cwd=tmp_path, **ONE_SHOT)
-    assert json.loads(done.stdout or "null") == [
-        [1, 1],
-        [2, 1],
-        [3, 2],
-        ["login_required", 3],
-        ["login_failed", 4],
-        [4, 5],
-        [5, 5],
-        [6, 5],
-        ["request:fail", 5],
-    ], done.stderr

@@ -870,8 +870,9 @@ def test_after_forget_beside_a_server_the_openid_is_in_no_file(start, operate, f
 
 
 def test_forget_waits_for_a_reader_in_the_way_and_finishes_what_was_interrupted(
-    start, operate, files_with, other_program
+    start, operate, files_with, other_program, monkeypatch
 ):
+    monkeypatch.setattr("service.schema.BUSY_SECONDS", 0.2)
     openid = "o6_bmjrPTlm6_2sgVt7hMZOPfL2M"
     room = {"name": "一", "section": "二", "description": "", "room_owner_id": openid}
     start("--quiet").post("/room/add", **room)

@@ -80,11 +80,29 @@ def test_every_file_of_the_code_is_named(readme):
         assert f"`{file.name}`" in readme
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "SECURITY.md"])
-def test_links_lead_to_files(page):
+PAGES_TO_READ = sorted(
+    str(page.relative_to(PROJECT))
+    for folder in ("", "docs/", "deploy/")
+    for page in PROJECT.glob(f"{folder}*.md")
+)
+
+
+@pytest.mark.parametrize("page", PAGES_TO_READ)
+def test_links_lead_to_files_and_their_headings(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (PROJECT / link).exists(), link
+    for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^):]+))?\)", text):
+        target = (PROJECT / page).parent / link if link else PROJECT / page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [each.lower().replace(" ", "-") for each in headings], heading
+
+
+def test_powershell_sends_what_curl_sends(readme):
+    curl = re.search(r"^curl .*/room/add$", readme, re.MULTILINE)[0]
+    powershell = re.search(r"^irm (\S+) -Method Post -Body '(.*)'$", readme, re.MULTILINE)
+    assert powershell[1] == shlex.split(curl)[3]
+    assert json.loads(powershell[2]) == json.loads(shlex.split(curl)[2])
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
