@@ -68,12 +68,12 @@ def complete(openid, sex, preference, nickname=None):
 
 
 @app.post("/usr/info", errors="identity_mismatch user_not_found")
-def info(openid):
+def info(caller, openid):
     """查看个人信息
 
     核实身份时，只能看自己的，以及和自己在同一个房间里的人的。
     """
-    user = User.by_openid(openid, request.caller)
+    user = User.by_openid(openid, caller)
     return {"sex": user.sex, "preference": user.preference, "nickname": user.nickname}
 
 
@@ -172,12 +172,12 @@ def add(name, section, description, room_owner_id, capacity=MEMBERS_AT_MOST):
     changes=True,
     errors="not_owner room_not_found member_not_found owner_cannot_leave",
 )
-def kick(room_id, openid):
+def kick(caller, room_id, openid):
     """踢人
 
     openid 是被踢的人；自己离开也用它。说过的话会留下。核实身份时，只有房主能让别人离开。
     """
-    Room.by_id(room_id).remove(openid, request.caller)
+    Room.by_id(room_id).remove(openid, caller)
 
 
 @app.post("/room/delete", by="openid", changes=True, errors="not_owner room_not_found")
@@ -190,13 +190,13 @@ def delete(room_id, openid):
 
 
 @app.post("/room/get_message", errors="not_member room_not_found")
-def get_message(room_id, limit=LIMIT, before=None, after=None):
+def get_message(caller, room_id, limit=LIMIT, before=None, after=None):
     """获得房间消息列表
 
     最新的一页，按发送顺序。before 得到更早的一页，after 只得到还没看过的；两者不能同时使用。
     核实身份时，只有成员能看。
     """
-    return Message.in_room(room_id, limit, before, after, request.caller)
+    return Message.in_room(room_id, limit, before, after, caller)
 
 
 @app.post(
@@ -250,12 +250,12 @@ def edit(room_id, openid, name=None, section=None, description=None, capacity=No
     changes=True,
     errors="not_owner room_not_found message_not_found",
 )
-def delete_message(room_id, openid, message_id):
+def delete_message(caller, room_id, openid, message_id):
     """删除留言
 
     发送者和房主可以。留言还在原来的位置，message 为空；重复删除等于删除一次。
     """
-    Room.by_id(room_id).delete_message(message_id, openid, request.caller)
+    Room.by_id(room_id).delete_message(message_id, openid, caller)
 
 
 @app.post(
@@ -265,26 +265,26 @@ def delete_message(room_id, openid, message_id):
     rate=REPORTS,
     errors="room_not_found message_not_found",
 )
-def report(room_id, openid, reason, message_id=None):
+def report(caller, room_id, openid, reason, message_id=None):
     """举报
 
     不填 message_id 是举报房间。只有运营者能看到，连同被举报的文字；同一段文字，处理之前只记一次。
     """
-    Report.about(room_id, message_id, openid, reason, request.caller)
+    Report.about(room_id, message_id, openid, reason, caller)
 
 
 # 三、其他
 
 
 @app.post("/search")
-def search(key, limit=LIMIT):
+def search(caller, key, limit=LIMIT):
     """搜索房间
 
     一串数字是房间号；没有这个房间时，数字和文字一样是模糊搜索：不分大小写和全角半角，以空白分成几段，
     每一段都要出现在房间名、分区或描述里。房间名就是搜索内容的在最前，其次是每一段都在房间名里的，然后是
     其余的；各自新的在前。
     """
-    return find(key, limit, request.caller.openid or address())
+    return find(key, limit, caller.openid or address())
 
 
 @app.get("/time", anonymous=True)

@@ -182,29 +182,37 @@ def begin():
     if database.has_begun:
         check_transaction(connection)
         return
-    wait = 0 if monotonic() < database.busy_until else LOOP_BUSY_SECONDS
-    deadline = monotonic() + wait
-    while not has_begun(connection):
-        if monotonic() >= deadline:
-            if wait:
-                database.busy_until = monotonic() + 1
-            raise Refused("database_busy")
-        sleep(RETRY_SECONDS)
-
-
-def has_begun(connection):
+    seconds = 0 if monotonic() < database.busy_until else LOOP_BUSY_SECONDS
     try:
-        lock_file(database.folder)
-        database.check_files()
-        connection.execute("BEGIN IMMEDIATE")
-        database.has_begun = True
-        return True
-    except BlockingIOError:
+        wait_for(partial(try_to_begin, connection), seconds)
+    except Refused:
+        if seconds:
+            database.busy_until = monotonic() + 1
+        raise
+    database.has_begun = True
+
+
+def try_to_begin(connection):
+    """Whether it was possible."""
+    if not lock_file(database.folder):
         return False
+    database.check_files()
+    try:
+        connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
         if is_busy(error):
             return False
         raise
+    return True
+
+
+def wait_for(try_it, seconds):
+    """Try until it succeeds; Refused after so many seconds."""
+    deadline = monotonic() + seconds
+    while not try_it():
+        if monotonic() >= deadline:
+            raise Refused("database_busy")
+        sleep(RETRY_SECONDS)
 
 
 def check_transaction(connection):
@@ -247,15 +255,7 @@ def empty_wal(connection):
 @contextmanager
 def process_lock(folder):
     """Be the only process that writes files of ours in a folder; Refused after BUSY_SECONDS."""
-    deadline = monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            lock_file(folder)
-            break
-        except BlockingIOError:
-            if monotonic() > deadline:
-                raise Refused("database_busy") from None
-        sleep(RETRY_SECONDS)
+    wait_for(partial(lock_file, folder), BUSY_SECONDS)
     try:
         yield
     finally:
@@ -263,13 +263,17 @@ def process_lock(folder):
 
 
 def lock_file(folder):
-    """Take the advisory lock on a folder, by its descriptor; BlockingIOError when others have it.
+    """Take the advisory lock on a folder, by its descriptor; whether no other process has it.
 
     SQLite before 3.51.3 can damage a file that two processes write at once
     (sqlite.org/wal.html#walresetbug).
     """
     if folder is not None:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def unlock_file(folder):

@@ -22,8 +22,8 @@ BODY_AT_MOST = 64 * 1024  # bytes
 class Endpoint:
     """A plugin of Bottle, which makes one for each route.
 
-    The parameters of a handler are the fields that it takes; a default makes one optional. What
-    else is special, the route says:
+    The parameters of a handler are the fields that it takes; a default makes one optional. One
+    named `caller` gets who calls. What else is special, the route says:
 
     - `anonymous`: it does not matter who calls
     - `by`: the field with the openid that acts
@@ -53,7 +53,8 @@ class Endpoint:
         self.scene = config.get("scene")
         self.own_errors = config.get("errors", "")
         parameters = signature(handler).parameters
-        self.fields = {name: parameters[name].default for name in parameters}
+        self.fields = {name: parameters[name].default for name in parameters if name != "caller"}
+        self.takes_caller = "caller" in parameters
         if self.changes and not self.is_in_steps:
             self.fields["request_id"] = None
 
@@ -77,12 +78,12 @@ class Endpoint:
         if self.is_anonymous:
             return self.handler(**read_fields(self.fields, sent))
         authorization = request.environ.get("HTTP_AUTHORIZATION", "")
-        request.caller = caller = self.identify(authorization)
+        caller = self.identify(authorization)
         values = read_fields(self.fields, sent)
         request_id = values.pop("request_id", None)
         self.check_actor(caller, values)
         if not self.changes:
-            return self.handler(**values)
+            return self.handle(caller, values)
         key = self.memory_key(caller, values, request_id)
         first = find_first(key)
         if first is not None:
@@ -92,8 +93,11 @@ class Endpoint:
             leave_loop()
         with self.rate_of(caller):
             if self.is_in_steps:
-                return self.handler(**values)
+                return self.handle(caller, values)
             return self.check_and_change(authorization, caller, values, key, texts)
+
+    def handle(self, caller, values):
+        return self.handler(caller, **values) if self.takes_caller else self.handler(**values)
 
     def identify(self, authorization):
         """Who is calling; Refused where callers are verified and the token does not say who."""
@@ -184,7 +188,7 @@ class Endpoint:
             return first
         if self.find_texts(values) != texts:
             return None
-        answer = self.handler(**values) or {}
+        answer = self.handle(caller, values) or {}
         ClosedRoom.clean_up()
         if doubtful:
             ids = {"room_id": 0, "message_id": 0, **values, **answer}

@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from time import monotonic, perf_counter
 from urllib.parse import quote
 
@@ -117,6 +118,7 @@ class Loop:
         self.threads = ThreadPoolExecutor(threads)  # for the requests that wait
         self.clean_up = clean_up
         self.has_more = False  # to clean up
+        self.look_at_idle = 0  # when next, in seconds of monotonic()
         self.stopping = threading.Event()
         self.has_ended = False
 
@@ -150,8 +152,9 @@ class Loop:
             self.answer_ready()
         else:
             self.clean_up_some()
-        close_inactive(self.server)
-        make_room(self.server)
+        if is_full(self.server) or monotonic() >= self.look_at_idle:
+            self.look_at_idle = monotonic() + 1  # since there may be thousands
+            close_idle(self.server)
 
     def clean_up_some(self):
         try:
@@ -304,24 +307,18 @@ class BodyBuffer(OverflowableBuffer):
 Channel.parser_class = RequestParser
 
 
-def close_inactive(server):
-    """Close who has neither sent nor read for a while; waitress would wait until they read."""
+def close_idle(server):
+    """Close who has neither sent nor read for two minutes.
+
+    At the limit of connections, or of what nobody reads, also those that were idle longest.
+    """
     since = time.time() - server.adj.channel_timeout
-    for channel in idle_channels(server):
-        if channel.last_activity < since:
-            channel.handle_close()
-
-
-def make_room(server):
-    """At the limit of connections, or of what nobody reads, close those that were idle longest."""
-    if not (is_full(server) or unsent(server) > UNSENT_AT_MOST):
-        return
-    for channel in sorted(idle_channels(server), key=lambda channel: channel.last_activity):
-        channel.handle_close()
-        if len(wasyncore.socket_map) <= server.adj.connection_limit * 0.99 and (
-            unsent(server) <= UNSENT_AT_MOST
-        ):
+    is_too_much = is_full(server) or unsent(server) > UNSENT_AT_MOST
+    for channel in sorted(idle_channels(server), key=attrgetter("last_activity")):
+        if not is_too_much and channel.last_activity >= since:
             break
+        channel.handle_close()
+        is_too_much = is_full(server) or unsent(server) > UNSENT_AT_MOST
 
 
 def is_full(server):
