@@ -52,7 +52,7 @@ def announce(listener, database, is_verified):
     if not (address.is_loopback or is_verified):
         log.warning("whoever reaches this port can act as anyone: an openid is believed as sent")
     links = [f"http://{f'[{each}]' if ':' in each else each}:{port}/" for each in hosts]
-    where = " and ".join(links)
+    where = " and for others at ".join(links)
     print(f"roomapp is at {where} and keeps its data in {database.absolute()}", flush=True)
 
 

@@ -793,7 +793,7 @@ def test_a_pipe_that_is_closed_ends_no_command_in_a_traceback(room, database_fil
     os.close(read)
     done = subprocess.run(
         command(*words, "--database", database_file),
-        env=environment(),
+        env=environment(PYTHONUNBUFFERED=""),  # so that it is written at the very end
         stdout=write,
         stderr=subprocess.PIPE,
     )

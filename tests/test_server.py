@@ -523,7 +523,7 @@ def test_it_says_what_a_phone_in_the_same_network_opens(capsys, monkeypatch, hos
     listener = SimpleNamespace(getsockname=lambda: (host, 80))
     serving.announce(listener, Path("x.db"), is_verified=True)
     said = capsys.readouterr().out
-    assert f" and http://{f'[{own}]' if version == 6 else own}:80/ and keeps " in said
+    assert f" and for others at http://{f'[{own}]' if version == 6 else own}:80/ and keeps " in said
     assert said.count("\n") == 1
 
 
