@@ -257,7 +257,7 @@ class Room(Table):
             setattr(room, name, value)
         room.folded_name, room.folded_section = fold(room.name), fold(room.section)
         room.save()
-        if changes.keys() != {"capacity"}:
+        if changes.keys() & {"name", "section", "description"}:
             RoomIndex.remove(room.room_id)
             RoomIndex.add(room.room_id, room.name, room.section, room.description)
         Clock.tick()

@@ -78,7 +78,7 @@ def nicknames(openids):
 
 
 # The rooms of a JSON array of room_ids, in its order, and their owners.
-ROOMS = """
+ROOMS_AND_MORE = """
     SELECT
         group_concat(json_object(
             'room_id', room.room_id,
@@ -92,16 +92,15 @@ ROOMS = """
                     ORDER BY joined)),
             'state', EXISTS (
                 SELECT 1 FROM member WHERE member.room_id = room.room_id LIMIT 1 OFFSET 1),
-            'capacity', capacity), ',' || char(10)),
+            'capacity', capacity
+            {more}), ',' || char(10)),
         group_concat(room_owner_id, ' ')
     FROM json_each(:room_ids) CROSS JOIN room ON room.room_id = value
 """
-# The same with the newest message of each.
-ROOMS_TO_READ = ROOMS.replace(
-    "capacity)",
-    """capacity,
-            'last_message_id', coalesce((
-                SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0))""",
+ROOMS = ROOMS_AND_MORE.format(more="")
+ROOMS_TO_READ = ROOMS_AND_MORE.format(
+    more=""", 'last_message_id', coalesce((
+                SELECT max(message_id) FROM message WHERE message.room_id = room.room_id), 0)"""
 )
 # The messages of a room on one side of a place, those nearest to it, and who sent them.
 MESSAGES = """

@@ -19,6 +19,8 @@ from models import Ban, Room
 from processes import read_answer
 from service import limits, wechat
 from service.database import Refused, change
+from service.endpoint import Endpoint
+from service.fields import FIELDS
 from service.moderation import Report
 from wechat_server import CHECK, SECRET, TOKEN, reply, stand_in
 
@@ -1045,3 +1047,29 @@ def test_fifty_who_wait_for_a_slow_wechat_hold_up_nobody(start, variables, wecha
     print(f"the slowest writer had an answer after {slowest:.2f} s")
     for name in reads:
         print(f"{name}: median {quiet[name]:.2f} ms alone, {beside[name]:.2f} ms beside them")
+
+
+# What nobody else sees, or what is no text of theirs
+NOT_CHECKED = {"openid", "room_owner_id", "request_id", "reason", "code"}
+
+
+def test_whatever_others_see_is_checked():
+    """A new field that is a text belongs to the `texts` of its routes."""
+    for route in roomapp.app.routes:
+        if "changes" not in route.config:
+            continue
+        endpoint = Endpoint(route.callback, route)
+        texts = {
+            name
+            for name in endpoint.fields.keys() - NOT_CHECKED
+            if (
+                "string" in FIELDS[name].schema.get("type", "string")
+                and "integer" not in FIELDS[name].schema.get("type", "")
+            )
+            or name in ("section", "sex", "preference")
+        }
+        checked = endpoint.texts or ()
+        if callable(checked):
+            sent = dict.fromkeys(endpoint.fields, "x")
+            checked = checked(**{**sent, "room_id": 1})
+        assert texts <= set(checked), route.rule
