@@ -92,6 +92,8 @@ TAGS = {"/usr": "用户", "/room": "房间", "": "其他"}
 def document(routes, errors, version):
     """The document of a service with these routes and this table of errors."""
     routes = [route for route in routes if route.rule in EXAMPLES]
+    fields = {name: {**each.schema, "description": each.rule} for name, each in FIELDS.items()}
+    bearer = {"type": "http", "scheme": "bearer", "description": BEARER}
     failure_schema = object_schema(failure_example("invalid_field", ""))
     failure_schema["properties"]["error"]["enum"] = list(errors)
     return {
@@ -100,13 +102,9 @@ def document(routes, errors, version):
         "tags": [{"name": name} for name in TAGS.values()],
         "paths": {route.rule: {route.method.lower(): operation(route, errors)} for route in routes},
         "components": {
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": BEARER}
-            },
+            "securitySchemes": {"bearer": bearer},
             "schemas": {
-                **{
-                    name: {**each.schema, "description": each.rule} for name, each in FIELDS.items()
-                },
+                **fields,
                 "Room": object_schema(MY_ROOM),
                 "Message": object_schema(MESSAGE),
                 "Failure": failure_schema,
