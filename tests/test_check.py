@@ -1053,7 +1053,7 @@ def test_fifty_who_wait_for_a_slow_wechat_hold_up_nobody(start, variables, wecha
 NOT_CHECKED = {"openid", "room_owner_id", "request_id", "reason", "code"}
 
 
-def test_whatever_others_see_is_checked():
+def test_whatever_others_see_is_checked(database_file):
     """A new field that is a text belongs to the `texts` of its routes."""
     for route in roomapp.app.routes:
         if "changes" not in route.config:
