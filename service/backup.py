@@ -130,10 +130,9 @@ def link_or_rename(file, name):
 
 def delete_unfinished(folder):
     """Delete the copies at which a process was killed, an hour ago or longer."""
-    for label in ("unfinished", "restoring"):
-        for left in folder.glob(f"*.{label}-*Z"):
-            if left.stat().st_mtime < time.time() - 3600:
-                left.unlink()
+    for left in (*folder.glob("*.unfinished-*Z"), *folder.glob("*.restoring-*Z")):
+        if left.stat().st_mtime < time.time() - 3600:
+            left.unlink()
 
 
 def verify(connection):

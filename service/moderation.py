@@ -87,31 +87,28 @@ Report.add_index(
 def reports(show_all):
     """Show the open reports, or all of them, the oldest first."""
     chosen = Report.select() if show_all else Report.select().where(Report.is_open)
-    found = list(chosen.order_by(Report.id))
-    if not found:
-        finish("there are no reports" if show_all else "there are no open reports", found=False)
-    for each in found:
-        print(block(each, show_all))
+    found = [block(each, show_all) for each in chosen.order_by(Report.id)]
+    nothing = "there are no reports" if show_all else "there are no open reports"
+    finish("\n".join(found), nothing)
 
 
 def dismiss(number):
     """Close a report whose text may stay."""
     closed = apply(lambda: Report.close(Report.id == number))
-    finish(f"dismissed report {number}" if closed else f"no report {number} is open", closed)
+    finish(closed and f"dismissed report {number}", f"no report {number} is open")
 
 
 def show(target):
     """Show a room, by its number, or a person; of the messages the newest."""
     facts = facts_of_room(target) if isinstance(target, int) else facts_of(target)
     facts["message"] = facts["message"].order_by(Message.message_id.desc()).limit(MESSAGES_SHOWN)
-    found = [(kind, row) for kind in facts for row in facts[kind]]
-    for kind, row in found:
-        print(kind)
+    found = []
+    for kind, row in ((kind, row) for kind, rows in facts.items() for row in rows):
+        found.append(kind)
         for name, value in row.items():
             first, *more = wrap(f"{name}: {value}", indent=" " * 8)
-            print(first[4:], *more, sep="\n")  # so that no text looks like another fact
-    if not found:
-        finish(f"there is no {target} here", found=False)
+            found += [first[4:], *more]  # so that no text looks like another fact
+    finish("\n".join(found), f"there is no {target} here")
 
 
 def remove(room_id, message_id):
@@ -121,7 +118,7 @@ def remove(room_id, message_id):
         reported &= Report.message_id == message_id
     # It may be gone already, but not its reports.
     outcome, closed = apply(lambda: (delete(room_id, message_id), Report.close(reported)))
-    finish(f"{outcome}{and_closed(closed)}", found=outcome.startswith("removed") or closed)
+    finish((outcome.startswith("removed") or closed) and outcome, outcome, closed)
 
 
 def delete(room_id, message_id):
@@ -153,16 +150,16 @@ def unban(openid):
     if Ban.exists(openid):
         forget_all(Token, openid)
     found = apply(lambda: Ban.delete().where(Ban.openid == openid).execute())
-    finish(f"{openid} is {'no longer' if found else 'not'} banned", found)
+    finish(found and f"{openid} is no longer banned", f"{openid} is not banned")
 
 
 def bans():
     """Show who is banned, and since when."""
-    found = list(Ban.select().order_by(Ban.since, Ban.openid))
-    for each in found:
-        print(f"{moment(each.since) if each.since else '?':25} {each.openid}")
-    if not found:
-        finish("nobody is banned", found=False)
+    found = [
+        f"{moment(each.since) if each.since else '?':25} {each.openid}"
+        for each in Ban.select().order_by(Ban.since, Ban.openid)
+    ]
+    finish("\n".join(found), "nobody is banned")
 
 
 def clear_nickname(openid):
@@ -173,11 +170,11 @@ def clear_nickname(openid):
             User.complete(openid, user.sex, user.preference, nickname="")
             is_profile = (Report.openid == openid) & (Report.room_id == 0)
             closed = Report.close(is_profile & (Report.text == user.nickname))
-            return f"cleared the nickname of {openid}{and_closed(closed)}"
-        return None
+            return f"cleared the nickname of {openid}", closed
+        return "", 0
 
-    done = apply(act)
-    finish(done or f"{openid} has no nickname", found=done)
+    done, closed = apply(act)
+    finish(done, f"{openid} has no nickname", closed)
 
 
 def forget(openid):
@@ -189,7 +186,7 @@ def forget(openid):
     # A room that went to somebody else still has its texts; with any other all went that it had.
     is_gone = (Report.openid == openid) & ((Report.message_id != 0) | no_room)
     closed = apply(lambda: Report.close(is_gone | Report.room_id.in_(reported) & no_room))
-    finish(f"{'forgot' if found else 'nothing of'} {openid}{and_closed(closed)}", found)
+    finish(found and f"forgot {openid}", f"nothing of {openid}", closed)
 
 
 def export(openid):
@@ -204,16 +201,13 @@ def check_known(openid):
     """End with 1 where there is nothing of openid, which may be half of one."""
     places = [rows(Report.openid, openid), *facts_of(openid).values()]
     if not any(place.exists() for place in places):
-        finish(f"nobody here is {openid}", found=False)
+        finish("", f"nobody here is {openid}")
 
 
-def finish(line, found=True):
-    print(line)
-    sys.exit(0 if found else 1)
-
-
-def and_closed(closed):
-    return f"; closed {closed} report{'s' * (closed > 1)}" if closed else ""
+def finish(done, nothing="", closed=0):
+    """Print what was done or found, and the reports closed; or that there was nothing: then 1."""
+    print((done or nothing) + (f"; closed {closed} report{'s' * (closed > 1)}" if closed else ""))
+    sys.exit(0 if done else 1)
 
 
 # What there is, by its kind
@@ -289,12 +283,10 @@ def wrap(text, indent="    "):
 
 def visible(text):
     """The text with its number for a character that hides, turns others round or is a command."""
-    return "".join(
-        f"<U+{ord(each):04X}>"
-        if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp") and each not in "\n\u200d"
-        else each
-        for each in text
-    )
+    for each in {*text} - {"\n", "\u200d"}:
+        if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp"):
+            text = text.replace(each, f"<U+{ord(each):04X}>")
+    return text
 
 
 def shown_width(text):

@@ -4,6 +4,7 @@ import ipaddress
 import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,15 @@ from service.schema import run_beside_service
 DATA = Path(__file__).parent.parent / "data"
 
 
-def number(text, at_least, at_most):
-    if not (text.isdecimal() and at_least <= int(text) <= at_most):
-        raise ArgumentTypeError(f"{text!r} is not a number from {at_least} to {at_most}")
-    return int(text)
+def number(at_least, at_most):
+    """What reads a number in these bounds."""
+
+    def read(text):
+        if not (text.isdecimal() and at_least <= int(text) <= at_most):
+            raise ArgumentTypeError(f"{text!r} is not a number from {at_least} to {at_most}")
+        return int(text)
+
+    return read
 
 
 def openid(text):
@@ -37,54 +43,42 @@ def machine_address(text):
 
 
 def web_address(text):
-    try:
+    with suppress(ValueError):
         url = urlsplit(text)
-        valid = url.scheme in ("https", "http") and text.isascii() and not url.query
-        valid = valid and url.port != 0 and (url.hostname or "").encode("idna")
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ArgumentTypeError(f"{text!r} is not the address of a web server")
-    return text
+        is_web = url.scheme in ("https", "http") and text.isascii() and not url.query
+        if is_web and url.port != 0 and (url.hostname or "").encode("idna"):
+            return text
+    raise ArgumentTypeError(f"{text!r} is not the address of a web server")
 
 
 class Option(NamedTuple):
     default: str
     read: Callable[[str], Any]  # from a flag or variable; raises ArgumentTypeError
     help: str
-    has_flag: bool = True
+    has_flag: bool = False
 
 
 # Other users of the machine can see flags, so secrets come only from the environment. So does what
 # is set once for an installation.
 OPTIONS = {
     "host": Option(
-        "127.0.0.1", str, "address to listen on; 0.0.0.0 is every address of this machine"
+        "127.0.0.1", str, "address to listen on; 0.0.0.0 is every address of this machine", True
     ),
-    "port": Option(
-        "8080", partial(number, at_least=0, at_most=65535), "port to listen on; 0 takes a free one"
-    ),
+    "port": Option("8080", number(0, 65535), "port to listen on; 0 takes a free one", True),
     "database": Option(
-        str(DATA / "roomapp.db"), Path, "SQLite file that keeps the data, made when it is missing"
+        str(DATA / "roomapp.db"),
+        Path,
+        "SQLite file that keeps the data, made when it is missing",
+        True,
     ),
     "wechat_appid": Option(
-        "", str, "AppID of the mini-program, to verify who calls by WeChat's login", has_flag=False
+        "", str, "AppID of the mini-program, to verify who calls by WeChat's login"
     ),
-    "wechat_secret": Option("", str, "AppSecret of the mini-program", has_flag=False),
-    "wechat_api": Option(
-        "https://api.weixin.qq.com", web_address, "where WeChat answers", has_flag=False
-    ),
-    "check_text": Option(
-        "1",
-        partial(number, at_least=0, at_most=1),
-        "1 has WeChat check what people write, 0 does not",
-        has_flag=False,
-    ),
+    "wechat_secret": Option("", str, "AppSecret of the mini-program"),
+    "wechat_api": Option("https://api.weixin.qq.com", web_address, "where WeChat answers"),
+    "check_text": Option("1", number(0, 1), "1 has WeChat check what people write, 0 does not"),
     "trusted_proxy": Option(
-        "",
-        machine_address,
-        "reverse proxy whose X-Forwarded-For and -Proto are believed",
-        has_flag=False,
+        "", machine_address, "reverse proxy whose X-Forwarded-For and -Proto are believed"
     ),
 }
 
@@ -143,16 +137,13 @@ class Parser(ArgumentParser):
 
 def parser(serve, version):
     """The parser of the command line; what runs with the options is their `run`."""
+    others = (name for name, option in OPTIONS.items() if not option.has_flag)
     main = Parser(
         prog="roomapp.py",
         description="Serve the rooms of a campus mini-program over HTTP, until Ctrl-C.",
         epilog="Each option can also be set by the environment variable named with it. "
         "The environment alone sets: "
-        + "; ".join(
-            f"{variable(name)}, {option.help}"
-            for name, option in OPTIONS.items()
-            if not option.has_flag
-        ),
+        + "; ".join(f"{variable(name)}, {OPTIONS[name].help}" for name in others),
         allow_abbrev=False,
     )
     main.set_defaults(run=serve)
@@ -190,7 +181,7 @@ def add_flag(parser, name, default):
 
 FILE = ("file", {"type": Path})
 OPENID = ("openid", {"type": openid})
-ID = partial(number, at_least=1, at_most=ID_AT_MOST)
+ID = number(1, ID_AT_MOST)
 ROOM_ID = ("room_id", {"type": ID})
 MESSAGE_ID = ("message_id", {"type": ID, "nargs": "?"})
 TARGET = ("target", {"type": lambda text: (ID if text.isdecimal() else openid)(text)})

@@ -1,15 +1,14 @@
 """The schema: making the tables of a new file, and upgrading those of an older one."""
 
 import logging
-import sqlite3
-from contextlib import closing
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 from peewee import OperationalError
 
 from models import Ban, Clock, ClosedRoom, Member, Message, Room, User
-from service.backup import copy, dated, verify
+from service.backup import copy, verify
 from service.database import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -84,7 +83,9 @@ def upgrade(path, version):
         database.pragma("journal_mode", "delete")
     except OperationalError:
         raise SetupError(f"{path} is in use: stop what has it open, to upgrade it") from None
-    old = find_copy(path, version) or dated(path, f"version-{version}")
+    # Named by the last change, so that an upgrade that is tried again finds its copy; without the
+    # colons, which Windows has in no name.
+    old = Path(f"{path}.version-{version}-{Clock.read().replace(':', '')}")
     log.warning("%s has an older schema and is upgraded, after a copy to %s", path, old)
     if not old.exists():
         copy(database.connection(), old)
@@ -97,40 +98,23 @@ def upgrade(path, version):
     database.foreign_keys = 1
 
 
-def find_copy(path, version):
-    """The copy that was made before an upgrade that did not end, where nothing came after it."""
-    last_time = "SELECT last_time FROM clock"
-    now_here = database.execute_sql(last_time).fetchone()
-    for each in path.parent.glob(f"{path.name}.version-{version}-*Z"):
-        with closing(sqlite3.connect(each)) as connection:
-            if connection.execute(last_time).fetchone() == now_here:
-                return each
-    return None
-
-
 def upgrade_to_6():
-    for trigger in ("room_full", "capacity_too_small", "bad_preference"):
-        database.execute_sql(f"DROP TRIGGER {trigger}")
-    database.create_tables([ClosedRoom])
-    rebuild(Message)
-    database.execute_sql("DROP INDEX report_once")
-    database.create_tables([Report])  # its index
-    database.execute_sql('ALTER TABLE ban ADD COLUMN "since" INTEGER NOT NULL DEFAULT 0')
+    for sql in (
+        "DROP TRIGGER room_full",
+        "DROP TRIGGER capacity_too_small",
+        "DROP TRIGGER bad_preference",
+        "ALTER TABLE message RENAME TO old",
+        "DROP INDEX message_openid",
+        "DROP INDEX report_once",
+        'ALTER TABLE ban ADD COLUMN "since" INTEGER NOT NULL DEFAULT 0',
+    ):
+        database.execute_sql(sql)
+    database.create_tables([ClosedRoom, Message, Report])  # of a report its index
+    database.execute_sql("INSERT INTO message SELECT * FROM old")
+    database.execute_sql("DROP TABLE old")
     banned_guest = ~Member.is_owner & Member.openid.in_(Ban.select(Ban.openid))
     if Member.delete().where(banned_guest).execute():
         Clock.tick()
-
-
-def rebuild(table):
-    """Create a table anew, with all that the old one has in it."""
-    name = table._meta.table_name
-    database.execute_sql(f'ALTER TABLE "{name}" RENAME TO old')
-    for index in database.get_indexes("old"):
-        if not index.name.startswith("sqlite_"):
-            database.execute_sql(f'DROP INDEX "{index.name}"')
-    database.create_tables([table])
-    database.execute_sql(f'INSERT INTO "{name}" SELECT * FROM old')
-    database.execute_sql("DROP TABLE old")
 
 
 # version: what makes a file of the version before into one of this

@@ -48,7 +48,7 @@ class Account:
     """The account of the mini-program, in whose name WeChat is asked."""
 
     def __init__(self, appid, secret, api):
-        self.appid, self.secret, self.api = appid, secret, api
+        self.credentials, self.api = {"appid": appid, "secret": secret}, api
         self.renewing = Lock()
         self.token, self.token_until = None, 0
         self.suggestion = lru_cache(1000)(self.ask_suggestion)  # of a text that is sent again
@@ -59,14 +59,9 @@ class Account:
         The request is auth.code2Session of WeChat's documentation. Its answer has the session key
         too, which is dropped here.
         """
-        query = {
-            "appid": self.appid,
-            "secret": self.secret,
-            "js_code": code,
-            "grant_type": "authorization_code",
-        }
-        with time_to_wait() as deadline:
-            answer = self.ask("/sns/jscode2session", query, None, deadline)
+        query = {**self.credentials, "js_code": code, "grant_type": "authorization_code"}
+        with hold(waiting, 0, "too many wait for it already"):
+            answer = self.ask("/sns/jscode2session", query, None, monotonic() + ANSWER_WITHIN)
         if answer.get("errcode") in LOGIN_FAILED:
             raise Refused("login_failed")
         openid = valid(answer).get("openid")
@@ -80,8 +75,8 @@ class Account:
         The request is security.msgSecCheck, version 2, of WeChat's documentation.
         """
         body = {"version": 2, "openid": openid, "scene": scene, "content": content}
-        with time_to_wait() as deadline:
-            answer = self.ask_with_token("/wxa/msg_sec_check", body, deadline)
+        with hold(waiting, 0, "too many wait for it already"):
+            answer = self.ask_with_token("/wxa/msg_sec_check", body, monotonic() + ANSWER_WITHIN)
         if answer.get("errcode") == NOT_SEEN_LATELY:
             raise Refused("login_required", detail="离开太久了，请重新打开小程序并登录")
         if answer.get("errcode") == RISKY:
@@ -107,23 +102,15 @@ class Account:
         The request is auth.getStableAccessToken of WeChat's documentation. A token that is
         `invalid` is renewed by the first thread that says so.
         """
-        if not self.renewing.acquire(timeout=max(0, deadline - monotonic())):
-            raise unavailable("no access token in time")
-        try:
+        with hold(self.renewing, deadline - monotonic(), "no access token in time"):
             if self.token == invalid or monotonic() >= self.token_until:
-                body = {
-                    "grant_type": "client_credential",
-                    "appid": self.appid,
-                    "secret": self.secret,
-                }
+                body = {**self.credentials, "grant_type": "client_credential"}
                 answer = valid(self.ask("/cgi-bin/stable_token", {}, body, deadline))
                 token, seconds = answer.get("access_token"), answer.get("expires_in")
                 if not (isinstance(token, str) and token and type(seconds) is int):
                     raise unavailable("it answered without an access token")
                 self.token, self.token_until = token, monotonic() + seconds - RENEW_BEFORE
             return self.token
-        finally:
-            self.renewing.release()
 
     def ask(self, path, query, body, deadline):
         """WeChat's answer, a dict.
@@ -152,14 +139,14 @@ account = cache(Account)  # one for the settings that there are
 
 
 @contextmanager
-def time_to_wait():
-    """Be one of those who may wait for WeChat; until when."""
-    if not waiting.acquire(blocking=False):
-        raise unavailable("too many wait for it already")
+def hold(lock, seconds, why):
+    """Hold a lock, or say why WeChat cannot be asked where it is not free within some seconds."""
+    if not lock.acquire(timeout=max(0, seconds)):
+        raise unavailable(why)
     try:
-        yield monotonic() + ANSWER_WITHIN
+        yield
     finally:
-        waiting.release()
+        lock.release()
 
 
 def valid(answer):
