@@ -28,7 +28,7 @@ from processes import (
 )
 from roomapp import app
 from service import backup, schema
-from service.database import SetupError, close_database, database
+from service.database import OLDEST_VERSION, SetupError, close_database, database
 from service.login import Token
 from service.moderation import Report
 from service.schema import SCHEMA_VERSION, open_database
@@ -379,6 +379,13 @@ def objects(file):
 
 def post(url, **fields):
     return TestApp(app).post_json(url, fields).json
+
+
+def test_there_is_a_step_and_a_file_for_every_older_version():
+    assert max(schema.UPGRADES) == SCHEMA_VERSION
+    for version in range(OLDEST_VERSION, SCHEMA_VERSION):
+        assert version + 1 in schema.UPGRADES
+        assert Path(__file__).with_name(f"schema_{version}.sql").exists()
 
 
 def test_an_older_database_answers_as_it_did(old_database):
