@@ -256,6 +256,7 @@ def test_many_new_connections_share_a_commit(start_with, tmp_path):
     assert len((tmp_path / "commits").read_text()) < 16
 
 
+@pytest.mark.slow
 @signals
 def test_it_stops_while_somebody_leaves_in_many_steps(start_with, tmp_path):
     server = start_with(LATE_COMMITS + "    from service import serving; serving.STOP_WITHIN = 1")
@@ -268,6 +269,7 @@ def test_it_stops_while_somebody_leaves_in_many_steps(start_with, tmp_path):
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @signals
 def test_what_nobody_reads_is_not_kept_without_bound(start_with):
     server = start_with("from service import serving; serving.UNSENT_AT_MOST = 3 * 2**20")

@@ -47,7 +47,7 @@ def test_the_floor_answers_as_the_service_does(both):
     "options",
     [
         pytest.param(["--times=3"], id="in process"),
-        pytest.param(["--scale", "--times=10", "--rooms", "1000", "2000"], id="scale"),
+        pytest.param(["--scale", "--times=5", "--rooms", "1000", "2000"], id="scale"),
         pytest.param(["--http", "--times=160"], id="http"),
     ],
 )
@@ -60,5 +60,5 @@ def test_it_measures_and_compares_with_an_earlier_run(tmp_path, options):
     done = subprocess.run([*script, *again], check=True, **ONE_SHOT | {"timeout": 120})
     head, *rows = done.stdout.splitlines()
     assert len(head.split()) > 1
-    assert len(rows) >= 5
+    assert len(rows) >= 3
     assert all(" x" in row for row in rows)

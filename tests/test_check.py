@@ -964,6 +964,7 @@ def test_the_stand_in_sees_escapes():
     assert "escapes" in fault
 
 
+@pytest.mark.slow
 def test_the_stand_in_sees_who_holds_the_change(other_program, tmp_path):
     other_program.execute("BEGIN IMMEDIATE")
     settings = {"database": tmp_path / "roomapp.db"}

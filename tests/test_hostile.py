@@ -313,6 +313,7 @@ def test_a_body_with_a_length_and_chunks_is_the_last_on_its_connection(send):
     assert statuses(send(head + chunks + request())) == [200]
 
 
+@pytest.mark.slow
 def test_a_search_that_takes_long_ends_and_holds_up_nobody(start, tmp_path):
     """Made-up texts in which LIKE finds much that is nearly right."""
     server = start("--quiet")

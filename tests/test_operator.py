@@ -760,6 +760,7 @@ def test_to_forget_closes_the_reports_of_all_that_went_with_a_room(
 CONSOLES = ["cp1252", "gbk", "ascii"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", CONSOLES)
 def test_no_command_ends_in_a_traceback_for_what_it_prints(
     post, room, report, database_file, encoding

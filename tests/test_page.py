@@ -370,6 +370,7 @@ def test_two_tabs_can_be_two_people_with_their_own_profiles(enter, expect, serve
     expect(hong.locator("#mine .my-name")).to_contain_text("lili")
 
 
+@pytest.mark.slow
 def test_people_are_shown_by_their_nicknames(enter, expect, server):
     stranger = "oGZUI0egBJY1zhBYw2KhdUfwVJJE"
     room_id = add_room(server, "棋", "ming")
@@ -403,6 +404,7 @@ def test_people_are_shown_by_their_nicknames(enter, expect, server):
     assert request.value.post_data_json["nickname"] == ""
 
 
+@pytest.mark.slow
 def test_a_profile_that_is_not_loaded_cannot_be_overwritten(visit, expect, server):
     server.post("/usr/complete", openid="lili", nickname="丽丽", sex=2, preference=["篮球"])
     page = visit("/#/me")
@@ -422,6 +424,7 @@ def test_a_profile_that_is_not_loaded_cannot_be_overwritten(visit, expect, serve
     assert profile["nickname"] == "丽丽"
 
 
+@pytest.mark.slow
 def test_a_room_says_how_many_are_wanted_and_its_owner_edits_it(enter, expect, server):
     ming = enter("ming", "/#/new", viewport=SMALL_PHONE)
     ming.get_by_role("textbox", name="房间名").fill("开黑")
@@ -456,6 +459,7 @@ def test_a_room_says_how_many_are_wanted_and_its_owner_edits_it(enter, expect, s
     expect(rooms(hong)).to_contain_text("3/5 人")
 
 
+@pytest.mark.slow
 def test_rooms_with_unread_messages_are_marked(enter, expect, server):
     first, second = (add_room(server, name, "ming") for name in ("一", "二"))
     for room_id in first, second:
@@ -485,6 +489,7 @@ def test_rooms_with_unread_messages_are_marked(enter, expect, server):
     expect(marks).to_have_count(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_what_is_unread_is_marked_everywhere_and_in_the_conversation(
     enter, expect, server, viewport
@@ -562,6 +567,7 @@ def test_the_room_that_is_open_beside_the_list_has_nothing_unread(enter, expect,
     expect(page.get_by_role("img", name="有新留言")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_message_is_deleted_by_its_sender_or_the_owner(enter, expect, server):
     room_id = server.open_room()
     server.post("/usr/join", room_id=room_id, openid="hong")
@@ -590,6 +596,7 @@ def test_a_message_is_deleted_by_its_sender_or_the_owner(enter, expect, server):
     assert [each["message"] for each in messages] == ["一", "", ""]
 
 
+@pytest.mark.slow
 def test_a_room_and_a_message_are_reported_with_a_reason(enter, expect, server, tmp_path):
     room_id = server.open_room()
     server.post("/usr/join", room_id=room_id, openid="hong")
@@ -630,6 +637,7 @@ def test_a_room_and_a_message_are_reported_with_a_reason(enter, expect, server, 
     assert all(text in done.stdout for text in ("加我发财", "骗骗骗", "卖东西"))
 
 
+@pytest.mark.slow
 def test_nobody_reports_what_is_their_own(visit, expect, server):
     room_id = server.open_room()
     send(server, room_id, "在吗")
@@ -644,6 +652,7 @@ def test_nobody_reports_what_is_their_own(visit, expect, server):
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_who_leaves_for_good_is_asked_first_and_forgotten_afterwards(
     enter, expect, server, viewport
@@ -674,6 +683,7 @@ def test_who_leaves_for_good_is_asked_first_and_forgotten_afterwards(
     expect(page.get_by_role("dialog").get_by_role("button", name="ming")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_messages_of_somebody_who_left_for_good_have_no_name(enter, expect, server):
     room_id = add_room(server, "棋", "hong")
     server.post("/usr/complete", openid="ming", nickname="小明", sex=1, preference=[])
@@ -722,6 +732,7 @@ def test_a_message_against_the_rules_stays_in_the_form(enter, expect, server):
     expect(message).to_have_attribute("aria-invalid", "true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_message_whose_answer_is_lost_is_not_sent_twice(enter, expect, server, times):
     room_id = server.open_room()
@@ -738,6 +749,7 @@ def test_a_message_whose_answer_is_lost_is_not_sent_twice(enter, expect, server,
     expect(bubbles(page)).to_have_text(["在吗", "在吗"])
 
 
+@pytest.mark.slow
 def test_a_message_is_shown_at_once_and_can_be_sent_again_when_it_failed(enter, expect, server):
     room_id = server.open_room()
     page = enter("ming", f"/#/room/{room_id}", viewport=PHONE)
@@ -919,6 +931,7 @@ def test_a_long_message_is_shown_whole_and_one_too_long_stays_in_the_form(enter,
     expect(page.get_by_role("textbox", name="留言")).to_have_value("")
 
 
+@pytest.mark.slow
 def test_a_confirmation_closes_when_another_room_opens(enter, expect, server):
     first, second = server.open_room(), server.open_room()
     page = enter("ming", f"/#/room/{first}")
@@ -992,6 +1005,7 @@ def test_a_screen_reader_reads_only_new_messages_and_focus_is_not_lost(enter, ex
     expect(page.locator("#room-name")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_who_is_taken_out_while_reading_is_told_so(enter, expect, server):
     room_id = server.open_room()
     server.post("/usr/join", room_id=room_id, openid="hong")
@@ -1520,6 +1534,7 @@ def test_a_slow_answer_does_not_block_other_views(visit, expect, server):
     expect(page).to_have_title("我的 · 校园房间")
 
 
+@pytest.mark.slow
 def test_a_hidden_page_does_not_poll_and_a_visible_one_polls_at_once(enter, expect, server):
     page = enter("ming")
     for _ in range(2):
@@ -1762,6 +1777,7 @@ def test_an_example_is_copied_also_without_the_clipboard_of_browsers(
     assert copied.strip() == figure.locator("code").inner_text()
 
 
+@pytest.mark.slow
 def test_the_documentation_fits_a_phone(documentation):
     page = documentation(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
