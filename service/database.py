@@ -30,6 +30,13 @@ BUSY_SECONDS = 5  # how long a command, or a thread, waits for another program
 LOOP_BUSY_SECONDS = 0.1  # how long the loop, and everybody with it, waits for another program
 RETRY_SECONDS = 0.0005
 WAL_AT_MOST = 16 * 1024 * 1024  # bytes that the write-ahead log keeps, once a reader held it up
+PRAGMAS = {
+    "synchronous": "full",
+    "foreign_keys": "on",
+    "secure_delete": "on",  # what is deleted is overwritten
+    "cache_size": -8_000,  # KiB: what a campus of a million rooms asks for at any one time
+    "journal_size_limit": WAL_AT_MOST,
+}
 APPLICATION_ID = 0x726F6F6D  # "room": tells our files from those of other programs
 SCHEMA_VERSION = 6
 OLDEST_VERSION = 5  # that is upgraded
@@ -385,31 +392,13 @@ def open_file(path, make_tables):
     Refused when another program is writing it.
     """
     path = path.absolute()
-    database.init(
-        str(path),
-        timeout=BUSY_SECONDS,
-        check_same_thread=False,  # the threads that have the lock use it, one at a time
-        # The cache, in KiB, holds what a campus of a million rooms asks for at any one time.
-        pragmas={
-            "synchronous": "full",
-            "foreign_keys": "on",
-            "secure_delete": "on",  # what is deleted is overwritten
-            "cache_size": -8_000,
-            "journal_size_limit": WAL_AT_MOST,
-        },
-    )
+    # Whoever has the lock uses the connection, whatever the thread.
+    database.init(str(path), timeout=BUSY_SECONDS, check_same_thread=False, pragmas=PRAGMAS)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         database.folder = open_folder(path)
         with process_lock(database.folder):
-            if not has_database(path):
-                path.touch(0o600)
-            if not os.access(path, os.W_OK):  # SQLite would silently open it for reading
-                raise SetupError(f"{path} cannot be written")
-            make_tables(path)
-            if database.pragma("journal_mode", "wal") != "wal":
-                raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
-            database.execute_sql("SELECT 1 FROM clock")  # SQLite makes its log at the first look
+            make_ready(path, make_tables)
         database.files = {each: os.stat(each) for each in (str(path), f"{path}-wal")}
         database.pragma("busy_timeout", 0)  # begin() waits
     except (SetupError, Refused):
@@ -418,6 +407,17 @@ def open_file(path, make_tables):
     except (DatabaseError, sqlite3.DatabaseError, OSError) as error:
         close_database()
         raise SetupError(f"cannot open the database {path}: {error}") from error
+
+
+def make_ready(path, make_tables):
+    if not has_database(path):
+        path.touch(0o600)
+    if not os.access(path, os.W_OK):  # SQLite would silently open it for reading
+        raise SetupError(f"{path} cannot be written")
+    make_tables(path)
+    if database.pragma("journal_mode", "wal") != "wal":
+        raise SetupError(f"SQLite cannot keep a write-ahead log beside {path}")
+    database.execute_sql("SELECT 1 FROM clock")  # SQLite makes its log at the first look
 
 
 def close_database():

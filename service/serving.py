@@ -30,6 +30,13 @@ UNSENT_AT_MOST = 128 * 1024 * 1024  # bytes that clients have not read
 # What is read of a request, in bytes: far more than the application takes, so that a photograph
 # sent by mistake has its answer too.
 REQUEST_AT_MOST = 16 * 1024 * 1024
+ADJUSTMENTS = {
+    "outbuf_high_watermark": sys.maxsize,  # so that nobody waits for a client,
+    "outbuf_overflow": sys.maxsize,  # and no answer for a file
+    "max_request_body_size": REQUEST_AT_MOST,
+    "max_request_header_size": 32 * 1024,
+    "log_socket_errors": False,  # phones come and go
+}
 BODY_KEPT = 64 * 1024  # and no more than a piece of the network's beyond
 
 log = logging.getLogger("roomapp")
@@ -84,25 +91,25 @@ def start_loop(app, listener, threads, clean_up, undone, trusted_proxy):
         _dispatcher=loop,
         trusted_proxy=trusted_proxy or None,
         trusted_proxy_headers=trusted_proxy and "x-forwarded-for x-forwarded-proto",
-        outbuf_high_watermark=sys.maxsize,  # so that nobody waits for a client,
-        outbuf_overflow=sys.maxsize,  # and no answer for a file
         connection_limit=min(CONNECTIONS_AT_MOST, max(10, raise_descriptor_limit() - files)),
-        max_request_body_size=REQUEST_AT_MOST,
-        max_request_header_size=32 * 1024,
-        log_socket_errors=False,  # phones come and go
+        **ADJUSTMENTS,
     )
     server.channel_class = Channel
-    server.answer_undone = (
-        "HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nCache-Control: no-store\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(undone.encode())}\r\n\r\n{undone}"
-    ).encode()
+    server.answer_undone = failure(undone.encode())
     server.pull_trigger = loop.wake
     server.handle_accept = partial(accept_all, server)
     server.maintenance = lambda now: None  # in the middle of a poll, where nothing may be closed
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), loop.stop)
+    loop.stop_on_signals()
     return loop
+
+
+def failure(content):
+    """A whole answer of 500, after which the connection is closed."""
+    head = (
+        "HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
 
 
 class Loop:
@@ -121,6 +128,11 @@ class Loop:
         self.look_at_idle = 0  # when next, in seconds of monotonic()
         self.stopping = threading.Event()
         self.has_ended = False
+
+    def stop_on_signals(self):
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self.stop)
 
     def stop(self, *_):
         """Stop, in a signal handler: once every request that was received is answered."""

@@ -72,7 +72,7 @@ def test_no_query_scans_a_table_or_sorts_rows(post, client, room, statements, ur
 def test_the_log_is_short_again_after_a_reader_that_stayed_long(
     tmp_path, monkeypatch, database_file, post, open_room
 ):
-    monkeypatch.setattr(file, "WAL_AT_MOST", 100_000)
+    monkeypatch.setitem(file.PRAGMAS, "journal_size_limit", 100_000)
     close_database()
     open_database(database_file)
     log = Path(f"{database_file}-wal")
