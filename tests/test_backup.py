@@ -167,7 +167,7 @@ def test_a_backup_that_is_interrupted_leaves_nothing(file, tmp_path):
         import sqlite3, time, roomapp
         class Connection(sqlite3.Connection):
             def set_progress_handler(self, handler, n):
-                super().set_progress_handler(lambda: time.sleep(0.1), n)
+                super().set_progress_handler(lambda: time.sleep(60), 100)
         connect = sqlite3.connect
         sqlite3.connect = lambda *words, **how: connect(*words, factory=Connection, **how)
         roomapp.main()"""
