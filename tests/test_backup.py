@@ -161,13 +161,13 @@ def test_the_database_may_be_named_before_the_command(file, tmp_path):
 
 @signals
 def test_a_backup_that_is_interrupted_leaves_nothing(file, tmp_path):
-    fill(file, megabytes=2)
+    fill(file, megabytes=10)
     before = set(tmp_path.iterdir())
     slow = """if True:
         import sqlite3, time, roomapp
         class Connection(sqlite3.Connection):
             def set_progress_handler(self, handler, n):
-                super().set_progress_handler(lambda: time.sleep(60), 100)
+                super().set_progress_handler(lambda: time.sleep(60), n)
         connect = sqlite3.connect
         sqlite3.connect = lambda *words, **how: connect(*words, factory=Connection, **how)
         roomapp.main()"""
