@@ -99,6 +99,7 @@ def upgrade(path, version):
 
 
 def upgrade_to_6():
+    """In SQL alone, as the models may change after it."""
     for sql in (
         "DROP TRIGGER room_full",
         "DROP TRIGGER capacity_too_small",
@@ -107,14 +108,21 @@ def upgrade_to_6():
         "DROP INDEX message_openid",
         "DROP INDEX report_once",
         'ALTER TABLE ban ADD COLUMN "since" INTEGER NOT NULL DEFAULT 0',
+        'CREATE TABLE "closed_room" ("room_id" INTEGER NOT NULL PRIMARY KEY)',
+        'CREATE TABLE "message" ("room_id" INTEGER NOT NULL, "message_id" INTEGER NOT NULL, '
+        '"openid" TEXT NOT NULL CHECK (length(openid) BETWEEN 0 AND 64), '
+        '"message" TEXT NOT NULL CHECK (length(message) BETWEEN 0 AND 2000), '
+        '"time" INTEGER NOT NULL, PRIMARY KEY ("room_id", "message_id")) WITHOUT ROWID',
+        'CREATE INDEX "message_openid" ON "message" ("openid")',
+        'CREATE UNIQUE INDEX "report_once" ON "report" '
+        '("reporter", "room_id", "message_id", "text") '
+        """WHERE (("reporter" != '') AND "is_open")""",
+        "INSERT INTO message SELECT room_id, message_id, openid, message, time FROM old",
+        "DROP TABLE old",
+        "DELETE FROM member WHERE NOT is_owner AND openid IN (SELECT openid FROM ban)",
+        "UPDATE clock SET last_time = last_time + 1 WHERE changes() > 0",
     ):
         database.execute_sql(sql)
-    database.create_tables([ClosedRoom, Message, Report])  # of a report its index
-    database.execute_sql("INSERT INTO message SELECT * FROM old")
-    database.execute_sql("DROP TABLE old")
-    banned_guest = ~Member.is_owner & Member.openid.in_(Ban.select(Ban.openid))
-    if Member.delete().where(banned_guest).execute():
-        Clock.tick()
 
 
 # version: what makes a file of the version before into one of this
